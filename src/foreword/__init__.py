@@ -1,0 +1,59 @@
+"""Foreword: train, measure and run learned prefixes on frozen language models.
+
+A trained prefix is a portable key/value cache. Importing this package is cheap: torch and
+Transformers are loaded when a name that needs them is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from foreword._version import __version__
+
+if TYPE_CHECKING:
+    from foreword.config import EvalConfig, TrainConfig
+    from foreword.errors import ForewordError
+    from foreword.evaluation import evaluate
+    from foreword.models import Base, load
+    from foreword.prefix import Fingerprint, Prefix
+    from foreword.training import TrainResult, train
+
+_HOME = {
+    "Base": "foreword.models",
+    "EvalConfig": "foreword.config",
+    "Fingerprint": "foreword.prefix",
+    "ForewordError": "foreword.errors",
+    "Prefix": "foreword.prefix",
+    "TrainConfig": "foreword.config",
+    "TrainResult": "foreword.training",
+    "evaluate": "foreword.evaluation",
+    "load": "foreword.models",
+    "train": "foreword.training",
+}
+
+__all__ = [
+    "Base",
+    "EvalConfig",
+    "Fingerprint",
+    "ForewordError",
+    "Prefix",
+    "TrainConfig",
+    "TrainResult",
+    "__version__",
+    "evaluate",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'foreword' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

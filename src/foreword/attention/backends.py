@@ -1,0 +1,130 @@
+"""Kernels that return attention output *and* log-sum-exp, which is what the merge needs.
+
+    flash-cpu    aten's CPU flash attention, forward and backward; float and half types, masks, GQA
+    flash-cuda   aten's CUDA flash attention; bfloat16/float16, causal or unmasked
+    math         plain tensor operations; everything else: softcap, dropout, d_k ≠ d_v, any device
+
+`choose` names the backend for a call. Flash backends are used through `merge.TwoPart`, which owns
+their backward; `math` is differentiated by autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foreword.attention.call import NEG_INF, AttentionCall, causal_mask
+
+aten = torch.ops.aten
+_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_CUDA_DTYPES = (torch.bfloat16, torch.float16)
+
+
+class Part(NamedTuple):
+    """Output `[B, H, n, d]` and log-sum-exp `[B, H, n]` (float32 or wider) of one softmax."""
+
+    output: Tensor
+    lse: Tensor
+
+
+Forward = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], Part]
+Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Part, Tensor | None, bool, float], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Flash:
+    """forward(q, k, v, mask, causal, scale); backward(grad, q, k, v, merged part, mask, causal, scale)."""
+
+    name: str
+    forward: Forward
+    backward: Backward
+
+
+def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Part:
+    return Part(*aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=mask, scale=scale))
+
+
+def _cpu_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, part: Part, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad, q, k, v, part.output, part.lse, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return dq, dk, dv
+
+
+def _cuda_forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Part:
+    k, v = _repeat_heads(k, q), _repeat_heads(v, q)
+    results = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
+    return Part(results[0], results[1])
+
+
+def _cuda_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, part: Part, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    heads = k.shape[1]
+    k, v = _repeat_heads(k, q), _repeat_heads(v, q)
+    seed = torch.zeros(2, dtype=torch.uint64, device=q.device)  # dropout state; unused at dropout 0
+    offset = torch.zeros((), dtype=torch.uint64, device=q.device)
+    dq, dk, dv = aten._scaled_dot_product_flash_attention_backward(
+        grad, q, k, v, part.output, part.lse.contiguous(), None, None, q.shape[2], k.shape[2], 0.0, causal,
+        seed, offset, scale=scale,
+    )  # fmt: skip
+    return dq, _sum_heads(dk, heads), _sum_heads(dv, heads)
+
+
+FLASH_CPU = Flash("flash-cpu", _cpu_forward, _cpu_backward)
+FLASH_CUDA = Flash("flash-cuda", _cuda_forward, _cuda_backward)
+
+
+def choose(call: AttentionCall) -> Flash | None:
+    """The flash backend that computes `call` exactly, or None for `math`."""
+    plain = call.softcap is None and call.dropout == 0 and call.query.shape[-1] == call.value.shape[-1]
+    if not plain:
+        return None
+    if call.query.device.type == "cpu" and call.query.dtype in _CPU_DTYPES:
+        return FLASH_CPU
+    if call.query.device.type == "cuda" and call.query.dtype in _CUDA_DTYPES and call.mask is None:
+        return FLASH_CUDA if call.query.shape[-1] <= 256 else None
+    return None
+
+
+def math_part(call: AttentionCall, key: Tensor, value: Tensor, *, local: bool) -> Part:
+    """One part in plain tensor operations. local: apply the call's mask and causality, else none."""
+    groups = call.query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = (call.query @ key.transpose(-1, -2)) * call.scale
+    if call.softcap is not None:
+        scores = call.softcap * torch.tanh(scores / call.softcap)
+    scores = scores.float() if scores.dtype.itemsize < 4 else scores
+    if local and call.causal:
+        scores = scores + causal_mask(scores.shape[-1], scores)
+    if local and call.mask is not None:
+        scores = scores + call.mask.to(scores.dtype)
+    hidden = call.hidden.unsqueeze(-1) if local and call.hidden is not None else None
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, 0.0)  # keeps softmax and its gradient finite
+    lse = torch.logsumexp(scores, dim=-1)
+    weights = torch.exp(scores - lse.unsqueeze(-1))
+    if hidden is not None:
+        lse = lse.masked_fill(hidden.squeeze(-1), NEG_INF)
+        weights = weights.masked_fill(hidden, 0.0)
+    weights = F.dropout(weights.to(value.dtype), call.dropout, training=call.dropout > 0)
+    return Part(weights @ value, lse)
+
+
+def _repeat_heads(tensor: Tensor, query: Tensor) -> Tensor:
+    groups = query.shape[1] // tensor.shape[1]
+    return tensor if groups == 1 else tensor.repeat_interleave(groups, 1)
+
+
+def _sum_heads(grad: Tensor, heads: int) -> Tensor:
+    batch, repeated, length, width = grad.shape
+    if repeated == heads:
+        return grad
+    return grad.view(batch, heads, repeated // heads, length, width).sum(2)

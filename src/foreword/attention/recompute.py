@@ -1,0 +1,69 @@
+"""Activation checkpointing: the recomputation in backward sees the prefix its forward saw.
+
+Transformers' layers call `self._gradient_checkpointing_func(function, *args)`. While a prefix is
+attached that function is wrapped so that `function`, run again in backward (perhaps after the
+attach has ended, perhaps under another attach, perhaps on autograd's thread), finds the attachment
+of its forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from foreword.errors import RecomputeError
+
+if TYPE_CHECKING:
+    from foreword.attention.inject import Attachment, Injector
+
+_ATTRIBUTE = "_gradient_checkpointing_func"
+
+
+class CheckpointWithPrefix:
+    """Stands in for a layer's checkpoint function and remembers the attachment of the forward."""
+
+    def __init__(self, original: Callable[..., Any], injector: Injector, attachment: Attachment) -> None:
+        self.original = original
+        self._injector = injector
+        self._attachment = attachment
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.original(partial(self._run, function), *args, **kwargs)
+
+    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        with self._injector.active(self._attachment):
+            return function(*args)
+
+
+def wrap(stack: nn.Module, injector: Injector, attachment: Attachment) -> None:
+    """Wrap the checkpoint function of every checkpointed layer in `stack` for `attachment`.
+
+    Raises `RecomputeError` for reentrant checkpointing, which would lose the prefix's gradients.
+    """
+    for layer in _checkpointed(stack):
+        current = getattr(layer, _ATTRIBUTE)
+        original = current.original if isinstance(current, CheckpointWithPrefix) else current
+        if getattr(original, "keywords", {}).get("use_reentrant"):
+            raise RecomputeError(
+                "reentrant activation checkpointing loses the prefix's gradients; enable it with "
+                "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})"
+            )
+        setattr(layer, _ATTRIBUTE, CheckpointWithPrefix(original, injector, attachment))
+
+
+def unwrap(stack: nn.Module) -> None:
+    """Put the layers' own checkpoint functions back."""
+    for layer in stack.modules():
+        current = layer.__dict__.get(_ATTRIBUTE)
+        if isinstance(current, CheckpointWithPrefix):
+            setattr(layer, _ATTRIBUTE, current.original)
+
+
+def _checkpointed(stack: nn.Module) -> list[nn.Module]:
+    return [
+        layer for layer in stack.modules()
+        if getattr(layer, "gradient_checkpointing", False) and hasattr(layer, _ATTRIBUTE)
+    ]  # fmt: skip

@@ -1,0 +1,60 @@
+"""Which rows of a batch use which prefix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foreword.errors import BatchMismatchError
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one batch that share a prefix. `rows` is an index tensor; None means every row."""
+
+    prefix: int
+    rows: Tensor | None
+
+
+class RowMap:
+    """Assigns prefixes to batch rows.
+
+    `assignment[i]` is an index into the distinct prefixes, or None for the plain base. One entry
+    serves every row. With R entries and k·R rows (beam search, several returned sequences) row r
+    uses entry r // k.
+    """
+
+    def __init__(self, assignment: list[int | None], device: torch.device) -> None:
+        self.assignment = assignment
+        self._device = device
+        self._groups: dict[int, tuple[Group, ...]] = {}
+
+    def expand(self, batch: int) -> list[int | None]:
+        """The assignment of each of `batch` rows. Raises `BatchMismatchError` if it doesn't go."""
+        entries = len(self.assignment)
+        if entries == 1:
+            return self.assignment * batch
+        if batch % entries:
+            raise BatchMismatchError(
+                f"{entries} prefixes are attached, one per row, but the batch has {batch} rows; "
+                "attach as many as there are rows, or a single one for all"
+            )
+        repeats = batch // entries
+        return [entry for entry in self.assignment for _ in range(repeats)]
+
+    def groups(self, batch: int) -> tuple[Group, ...]:
+        """The rows of each prefix in a batch of `batch` rows; rows without one appear in no group."""
+        if batch not in self._groups:
+            self._groups[batch] = self._build(self.expand(batch))
+        return self._groups[batch]
+
+    def _build(self, entries: list[int | None]) -> tuple[Group, ...]:
+        rows: dict[int, list[int]] = {}
+        for row, entry in enumerate(entries):
+            if entry is not None:
+                rows.setdefault(entry, []).append(row)
+        if len(rows) == 1 and None not in entries:
+            return (Group(next(iter(rows)), None),)
+        return tuple(Group(entry, torch.tensor(index, device=self._device)) for entry, index in rows.items())

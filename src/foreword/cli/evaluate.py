@@ -1,0 +1,76 @@
+"""`foreword eval`: loss and text metrics on a file of examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from foreword.cli import common
+
+
+def command(
+    data: Annotated[str, typer.Option("--data", help="Rows to measure on: {input, target} or {input, references}.")],
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="A saved prefix's folder. Default: the plain base.")
+    ] = None,
+    model: common.Model = None,
+    template: common.Template = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", help="Some of loss,perplexity,bleu,chrf,rouge_l,exact_match. Default: all."),
+    ] = None,
+    rows: Annotated[int | None, typer.Option("--rows", help="Only the first so many rows.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer. Default: 64.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Rows at once. Default: 16.")] = None,
+    max_bad_rows: Annotated[int | None, typer.Option("--max-bad-rows", help="Bad rows allowed. Default: 0.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="Write the answers to this file, one a line.")
+    ] = None,
+    dtype: common.Dtype = None,
+    device: common.Device = None,
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Measure a model, with or without a prefix: loss in nats per target token, perplexity, BLEU, chrF, ROUGE-L, exact match.
+
+    Example: foreword eval --data valid.jsonl --prefix runs/e2e/prefix --metrics loss,bleu
+    """
+    from foreword.config import EvalConfig, build
+
+    chosen = tuple(name.strip() for name in metrics.split(",")) if metrics else None
+    flags = common.given(
+        data=data, prefix=prefix, template=common.unescape(template), metrics=chosen, rows=rows,
+        max_new_tokens=max_new_tokens, batch_size=batch_size, max_bad_rows=max_bad_rows, dtype=dtype, device=device,
+    )  # fmt: skip
+    config = build(EvalConfig, flags | {"model": common.model_for(model, prefix)}, "flags")
+    base = common.load_base(config.model, config.dtype, config.device)
+    from foreword.evaluation import evaluate
+
+    with common.bar(common.err(), quiet=json) as update:
+        result = evaluate(base, config, progress=update)
+    for bad in result.bad_rows:
+        common.note(f"left out {bad}")
+    if answers is not None:
+        answers.write_text("".join(" ".join(text.split()) + "\n" for text in result.texts), encoding="utf-8")
+    if json:
+        common.print_json(
+            {
+                "metrics": result.metrics,
+                "signatures": result.signatures,
+                "rows": result.rows,
+                "target_tokens": result.target_tokens,
+                "bad_rows": [str(bad) for bad in result.bad_rows],
+            }
+        )
+        return
+    table = Table(title=f"{result.rows} rows, {result.target_tokens} target tokens")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in result.metrics.items():
+        table.add_row(name, f"{value:.4f}" if name == "loss" else f"{value:.2f}")
+    common.out().print(table)
+    for name, signature in result.signatures.items():
+        common.out().print(f"{name}: {signature}", soft_wrap=True)

@@ -1,0 +1,82 @@
+"""`foreword`: the entry point. Errors become one line on stderr and an exit code; `--debug` shows the traceback."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import click
+import typer
+
+from foreword._version import __version__
+from foreword.cli import demo, evaluate, generate, show, slots, train
+from foreword.errors import ConfigError, ForewordError
+
+app = typer.Typer(
+    help="Train, measure and run learned prefixes on frozen language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.command)
+app.command("train")(train.command)
+app.command("generate")(generate.command)
+app.command("eval")(evaluate.command)
+app.command("slots")(slots.command)
+app.command("show")(show.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"foreword {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Train, measure and run learned prefixes on frozen language models."""
+
+
+def run() -> None:
+    """Run the command line and exit: 0 on success, 2 for wrong usage or settings, 130 on Ctrl-C, else 1."""
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    debug = "--debug" in arguments
+    warnings.showwarning = _show_warning
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        result = app(arguments, prog_name="foreword", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except ForewordError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        return 2 if isinstance(error, ConfigError) else 1
+    except Exception as error:
+        if debug:
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        typer.echo(f"unexpected {type(error).__name__}: {first} (--debug shows more)", err=True)
+        return 1
+    return int(result) if isinstance(result, int) else 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    if category.__module__.startswith("foreword"):
+        typer.echo(f"note: {message}", err=True)

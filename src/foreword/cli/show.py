@@ -1,0 +1,55 @@
+"""`foreword show`: what is in a saved prefix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from foreword.cli import common
+
+
+def command(
+    prefix: Annotated[str, typer.Argument(help="A saved prefix's folder.")],
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Show a saved prefix: shapes, the base it belongs to, and how it was trained. Checks every tensor.
+
+    Example: foreword show runs/e2e/prefix
+    """
+    from foreword.format import build_manifest
+    from foreword.prefix import Prefix
+
+    loaded = Prefix.load(prefix)
+    manifest = build_manifest(loaded)
+    if json:
+        common.print_json(manifest)
+        return
+    record, base = manifest["record"], manifest["base"]
+    table = Table(show_header=False, title=prefix)
+    table.add_column()
+    table.add_column(overflow="fold")
+    first = next(iter(loaded.slots.values()))
+    lengths = {kv.length for kv in loaded.slots.values()}
+    facts = {
+        "virtual tokens": " to ".join(str(n) for n in sorted({min(lengths), max(lengths)})),
+        "slots": f"{len(loaded.slots)}: {', '.join(list(loaded.slots)[:3])}{', …' if len(loaded.slots) > 3 else ''}",
+        "key, value": f"{list(first.key.shape)}, {list(first.value.shape)} {str(first.key.dtype).removeprefix('torch.')}",
+        "numbers": f"{loaded.num_parameters:,}",
+        "size": f"{common.kilobytes(Path(prefix)):,.0f} KB",
+        "position offset": str(loaded.position_offset),
+        "merge": loaded.merge,
+        "base": f"{base['source']} ({base['architecture']})",
+        "base weights": f"{base['weights']}"
+        + (f", dequantised {base['quantisation']}" if base["quantisation"] else ""),
+        "method": loaded.method,
+        "digest": manifest["digest"],
+    }
+    shown = ("template", "step", "validation_loss", "training_rows", "trained_parameters")
+    facts |= {name.replace("_", " "): repr(record[name]) for name in shown if name in record}
+    for name, fact in facts.items():
+        table.add_row(name, fact)
+    common.out().print(table)

@@ -1,0 +1,59 @@
+"""`foreword slots`: which attention layers of a model can take a prefix."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from foreword.cli import common
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, bundled name, or just a config.json.")],
+    length: Annotated[int, typer.Option("--length", min=1, help="Virtual tokens to count parameters for.")] = 32,
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """List the attention layers that can take a prefix: backend, shapes, parameters. Needs no weights.
+
+    Example: foreword slots gpt2-medium/config.json --length 100
+    """
+    from foreword.models.loading import empty_model, load_config
+    from foreword.models.slots import find_slots
+
+    found = find_slots(empty_model(load_config(model)))
+    total = sum(slot.parameters(length) for slot in found.slots)
+    if json:
+        rows = [asdict(slot) | {"parameters": slot.parameters(length)} for slot in found.slots]
+        common.print_json(
+            {
+                "model": model,
+                "length": length,
+                "slots": rows,
+                "parameters": total,
+                "position_limit": found.position_limit,
+            }
+        )
+        return
+    table = Table(title=f"{model}: {len(found.slots)} slots")
+    for column in ("slot", "module", "backend"):
+        table.add_column(column, overflow="fold")
+    for column in ("heads", "KV heads", "head_dim", "window", "parameters"):
+        table.add_column(column, justify="right")
+    for slot in found.slots:
+        window = "full" if slot.sliding_window is None else str(slot.sliding_window)
+        numbers = (slot.num_heads, slot.num_kv_heads, slot.key_dim, window, f"{slot.parameters(length):,}")
+        table.add_row(slot.name, slot.module, slot.backend, *map(str, numbers))
+    console = common.out()
+    console.print(table)
+    first = found.slots[0]
+    console.print(
+        f"direct, {length} virtual tokens: 2 · L · m · H_kv · d = 2 · {len(found.slots)} · {length} · "
+        f"{first.num_kv_heads} · {first.key_dim} = {total:,} parameters",
+        soft_wrap=True,
+    )
+    if found.position_limit is not None:
+        console.print(f"positions end at {found.position_limit}; prefix and tokens share them")

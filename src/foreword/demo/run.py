@@ -1,0 +1,101 @@
+"""The demo from start to end: data, training, and a comparison with what needs no training."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from foreword.config import TrainConfig
+from foreword.data import load_examples
+from foreword.demo.task import TEMPLATE, DemoData, prepare, shown
+from foreword.evaluation import EvalResult, evaluate_examples
+from foreword.models import Base
+from foreword.models.rendering import Renderer
+from foreword.prefix import Prefix
+from foreword.training import TrainResult, train
+from foreword.training.run import Observer
+
+METRICS = ("loss", "perplexity", "rouge_l", "bleu")
+MAX_NEW_TOKENS = 28
+EVALUATION_BATCH = 40
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """steps: optimizer steps. rows: validation rows measured. output: run folder. seed: of rows and order."""
+
+    steps: int = 24
+    rows: int = 40
+    length: int = 32
+    batch_size: int = 16
+    lr: float = 6e-2
+    seed: int = 0
+    output: str = "runs/demo"
+
+
+def train_demo(base: Base, config: DemoConfig, observer: Observer | None = None) -> tuple[DemoData, TrainResult]:
+    """Write the data and train the prefix."""
+    data = prepare(Path(config.output), config.rows)
+    return data, train(base, train_config(config, data), observer)
+
+
+def compare(
+    base: Base, data: DemoData, result: TrainResult, progress: Callable[[str, int, int], None] | None = None
+) -> dict[str, EvalResult]:
+    """Measure five contenders on the same held-out functions; the trained prefix is the last."""
+    few_shot = Prefix.from_text("".join(map(shown, data.shots)), base)
+    contenders: dict[str, tuple[Path, str | None, Prefix | None]] = {
+        "plain base": (data.validation, TEMPLATE, None),
+        "base + instruction": (data.instructed, None, None),  # as a chat, which this base was tuned for
+        f"base + {len(data.shots)} examples": (data.validation, TEMPLATE, few_shot),
+        "prefix, step 0": (data.validation, TEMPLATE, result.initial),
+        "prefix, trained": (data.validation, TEMPLATE, result.prefix),
+    }
+    measured = {}
+    for number, (name, contender) in enumerate(contenders.items()):
+        if progress is not None:
+            progress("measuring", number, len(contenders))
+        measured[name] = _measure(base, *contender)
+    return measured
+
+
+def first_line(text: str) -> str:
+    """The first line with something in it: all that is asked for, and the kindest reading of a longer answer."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _measure(base: Base, rows: Path, template: str | None, prefix: Prefix | None) -> EvalResult:
+    renderer = Renderer(base.tokenizer, template)
+    examples, _ = load_examples(str(rows), renderer)
+    stops = renderer.stop_ids(base.model.generation_config)
+    return evaluate_examples(base, examples, prefix, METRICS, stops, MAX_NEW_TOKENS, EVALUATION_BATCH, clean=first_line)
+
+
+def train_config(config: DemoConfig, data: DemoData) -> TrainConfig:
+    """The training settings of the demo."""
+    return TrainConfig(
+        data=str(data.training),
+        validation=str(data.validation),
+        validation_rows=None,
+        template=TEMPLATE,
+        length=config.length,
+        init_text="".join(map(shown, data.shots)),
+        steps=config.steps,
+        batch_size=config.batch_size,
+        accumulation=4,
+        lr=config.lr,
+        warmup=min(5, config.steps),
+        validate_every=max(1, config.steps // 3),
+        seed=config.seed,
+        trackers=(),
+        output=str(Path(config.output) / "run"),
+    )
+
+
+def peak_megabytes() -> float:
+    """The most memory this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,0 +1,105 @@
+"""Every error Foreword raises on purpose.
+
+    ForewordError
+    ├── ConfigError             a setting is wrong; names the field
+    ├── DataError               a data file or row is wrong; names file, line and field
+    ├── DependencyError         an optional package is missing; says how to install it
+    ├── ModelError              a base model can't be loaded
+    │   └── UnsupportedModelError   it loads, but Foreword can't attach to it; names the module
+    ├── PrefixError             something is wrong with a prefix
+    │   ├── PrefixFormatError       its files are damaged, incomplete or of another version
+    │   └── PrefixMismatchError     it does not fit the base it is given to
+    ├── AttachError             a prefix can't be used in this call
+    │   ├── BatchMismatchError      rows of the batch and attached prefixes don't go together
+    │   ├── PositionError           prefix plus tokens exceed the model's positions
+    │   ├── AttentionArgumentError  the model asks its attention for something no backend honours
+    │   └── RecomputeError          activation checkpointing in a form that would lose gradients
+    └── TrainingError           a run can't start or go on
+        ├── NonFiniteError          a loss or gradient was NaN or infinite; names step and rows
+        └── CheckpointError         a checkpoint can't be read or doesn't belong to this run
+
+Warnings: `WeightsMismatchWarning` (same shapes, other weights), `SubstituteModelWarning` (a hub
+model was replaced by its bundled quantised copy).
+"""
+
+from __future__ import annotations
+
+
+class ForewordError(Exception):
+    """Base of every error raised on purpose; its text is one line made for people."""
+
+
+class ConfigError(ForewordError):
+    """A setting is wrong. `field` names it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class DataError(ForewordError):
+    """A data file or row is wrong. The text names file, line and field."""
+
+
+class DependencyError(ForewordError):
+    """An optional package is missing."""
+
+
+class ModelError(ForewordError):
+    """A base model can't be loaded."""
+
+
+class UnsupportedModelError(ModelError):
+    """Foreword can't attach prefixes to this architecture. The text names the module."""
+
+
+class PrefixError(ForewordError):
+    """Something is wrong with a prefix."""
+
+
+class PrefixFormatError(PrefixError):
+    """A saved prefix is damaged, incomplete or of another format version."""
+
+
+class PrefixMismatchError(PrefixError):
+    """A prefix doesn't fit the base model it is given to."""
+
+
+class AttachError(ForewordError):
+    """An attached prefix can't be used in this call."""
+
+
+class BatchMismatchError(AttachError):
+    """The rows of the batch and the attached prefixes don't go together."""
+
+
+class PositionError(AttachError):
+    """Prefix and tokens together exceed the positions the model has."""
+
+
+class AttentionArgumentError(AttachError):
+    """The model passes its attention an argument that no backend honours. The text names it."""
+
+
+class RecomputeError(AttachError):
+    """Activation checkpointing is set up in a form that would lose the prefix's gradients."""
+
+
+class TrainingError(ForewordError):
+    """A training run can't start or go on."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or gradient was NaN or infinite; no update was made."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint can't be read, or belongs to another run."""
+
+
+class WeightsMismatchWarning(UserWarning):
+    """The base has the right shapes, but not the weights the prefix was trained on."""
+
+
+class SubstituteModelWarning(UserWarning):
+    """A hub model could not be reached and its bundled quantised copy is used instead."""

@@ -1,0 +1,50 @@
+"""Text metrics, by the libraries that define them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+References = Sequence[Sequence[str]]
+
+
+def bleu(texts: Sequence[str], references: References) -> tuple[float, str]:
+    """(corpus BLEU in 0…100, sacrebleu's signature); Papineni et al. 2002, Post 2018."""
+    from sacrebleu.metrics import BLEU
+
+    return _sacrebleu(BLEU(), texts, references)
+
+
+def chrf(texts: Sequence[str], references: References) -> tuple[float, str]:
+    """(corpus chrF2 in 0…100, sacrebleu's signature); Popović 2015."""
+    from sacrebleu.metrics import CHRF
+
+    return _sacrebleu(CHRF(), texts, references)
+
+
+def rouge_l(texts: Sequence[str], references: References) -> float:
+    """Mean ROUGE-L F1 in 0…100, the best reference of each row; Lin 2004."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    scores = [
+        max(scorer.score(reference, text)["rougeL"].fmeasure for reference in row)
+        for text, row in zip(texts, references, strict=True)
+    ]
+    return float(100 * sum(scores) / len(scores))
+
+
+def exact_match(texts: Sequence[str], references: References) -> float:
+    """Share of rows, in 0…100, whose text equals a reference up to surrounding white space."""
+    hits = [
+        text.strip() in {reference.strip() for reference in row} for text, row in zip(texts, references, strict=True)
+    ]
+    return 100 * sum(hits) / len(hits)
+
+
+def _sacrebleu(metric: Any, texts: Sequence[str], references: References) -> tuple[float, str]:
+    most = max(len(row) for row in references)
+    # one stream per reference number; None where a row has fewer
+    streams = [[row[index] if index < len(row) else None for row in references] for index in range(most)]
+    score = metric.corpus_score(list(texts), streams)
+    return float(score.score), str(metric.get_signature())

@@ -1,0 +1,196 @@
+"""The saved form of a `Prefix`: a folder with `prefix.safetensors` and `manifest.json`, version 1."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from foreword.errors import PrefixError, PrefixFormatError
+from foreword.files import new_folder, write_json
+from foreword.prefix import KV, Fingerprint, Prefix
+
+FORMAT = "foreword-prefix"
+VERSION = 1
+TENSORS = "prefix.safetensors"
+MANIFEST = "manifest.json"
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def content_digest(prefix: Prefix) -> str:
+    """SHA-256 over what attention sees: offset, merge, and every tensor's name, shape, dtype and bytes."""
+    digest = hashlib.sha256()
+    digest.update(f"{FORMAT}/{VERSION}/{prefix.position_offset}/{prefix.merge}\n".encode())
+    for name, tensor in sorted(prefix.tensors()):
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}/{tuple(data.shape)}/{_dtype_name(data)}\n".encode())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+    return "sha256:" + digest.hexdigest()
+
+
+def save_prefix(prefix: Prefix, path: Path) -> Path:
+    """Write `prefix` as the folder `path`; see `Prefix.save`."""
+    prefix.require_finite()
+    if path.exists() and not _replaceable(path):
+        raise PrefixFormatError(f"{path} exists and is not a saved prefix; choose another name or remove it")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in prefix.tensors()}
+    manifest = build_manifest(prefix)
+    with new_folder(path) as folder:
+        save_file(tensors, folder / TENSORS, metadata={"format": FORMAT, "digest": manifest["digest"]})
+        write_json(folder / MANIFEST, manifest)
+    return path
+
+
+def build_manifest(prefix: Prefix) -> dict[str, Any]:
+    """The manifest of `prefix` as plain JSON values."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "length": prefix.length,
+        "position_offset": prefix.position_offset,
+        "merge": prefix.merge,
+        "slots": {name: {"key": _spec(kv.key), "value": _spec(kv.value)} for name, kv in prefix.slots.items()},
+        "extras": {name: _spec(tensor) for name, tensor in prefix.extras.items()},
+        "base": asdict(prefix.base),
+        "method": prefix.method,
+        "record": dict(prefix.record),
+        "digest": content_digest(prefix),
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check `manifest.json` in the folder `path` without touching the tensors."""
+    file = path / MANIFEST
+    if not path.is_dir() or not file.is_file():
+        raise PrefixFormatError(f"{path} is not a saved prefix: there is no {MANIFEST} in it")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PrefixFormatError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise PrefixFormatError(f"{file}: 'format' must be {FORMAT!r}")
+    if manifest.get("version") != VERSION:
+        raise PrefixFormatError(
+            f"{file}: format version {manifest.get('version')!r} is not readable here (known: {VERSION}); update foreword"
+        )
+    expected = {
+        "position_offset": int, "merge": str, "slots": dict, "extras": dict,
+        "base": dict, "method": str, "record": dict, "digest": str,
+    }  # fmt: skip
+    for name, kind in expected.items():
+        value = manifest.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise PrefixFormatError(f"{file}: {name!r} must be a {kind.__name__}, got {value!r:.60}")
+    return manifest
+
+
+def load_prefix(path: Path, *, device: str | torch.device = "cpu") -> Prefix:
+    """Read the folder `path`; see `Prefix.load`."""
+    manifest = read_manifest(path)
+    tensors = _read_tensors(path, _expected_tensors(path, manifest))
+    slots = {name: KV(tensors[f"{name}.key"], tensors[f"{name}.value"]) for name in manifest["slots"]}
+    extras = {name: tensors[f"extra.{name}"] for name in manifest["extras"]}
+    try:
+        prefix = Prefix(
+            slots, manifest["position_offset"], _fingerprint(path, manifest["base"]), manifest["merge"],
+            extras, manifest["method"], manifest["record"],
+        )  # fmt: skip
+        prefix.require_finite()
+    except PrefixFormatError:
+        raise
+    except PrefixError as error:
+        raise PrefixFormatError(f"{path}: {error}") from error
+    actual = content_digest(prefix)
+    if actual != manifest["digest"]:
+        raise PrefixFormatError(
+            f"{path}: content digest is {actual}, the manifest says {manifest['digest']}; the files were changed or damaged"
+        )
+    return prefix.to(device=device) if str(device) != "cpu" else prefix
+
+
+def _expected_tensors(path: Path, manifest: dict[str, Any]) -> dict[str, Mapping[str, Any]]:
+    expected: dict[str, Mapping[str, Any]] = {}
+    for name, pair in manifest["slots"].items():
+        for part in ("key", "value"):
+            expected[f"{name}.{part}"] = _checked_spec(path, f"{name}.{part}", pair, part)
+    for name in manifest["extras"]:
+        expected[f"extra.{name}"] = _checked_spec(path, f"extra.{name}", manifest["extras"], name)
+    return expected
+
+
+def _checked_spec(path: Path, name: str, holder: Any, part: str) -> Mapping[str, Any]:
+    spec = holder.get(part) if isinstance(holder, dict) else None
+    shape = spec.get("shape") if isinstance(spec, dict) else None
+    dtype = spec.get("dtype") if isinstance(spec, dict) else None
+    sound = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) and dtype in DTYPES
+    if not sound:
+        raise PrefixFormatError(f"{path / MANIFEST}: {name} needs a 'shape' and a 'dtype', got {spec!r:.80}")
+    assert isinstance(spec, dict)
+    return spec
+
+
+def _read_tensors(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    file = path / TENSORS
+    if not file.is_file():
+        raise PrefixFormatError(f"{path} is incomplete: there is no {TENSORS} in it")
+    try:
+        with safe_open(file, framework="pt") as handle:
+            _compare_names(file, set(handle.keys()), set(expected))
+            tensors = {}
+            for name, spec in expected.items():
+                tensors[name] = handle.get_tensor(name)
+                found = _spec(tensors[name])
+                if found != dict(spec):
+                    raise PrefixFormatError(f"{file}: {name} is {found}, the manifest says {dict(spec)}")
+            return tensors
+    except (SafetensorError, OSError) as error:
+        raise PrefixFormatError(f"{file} can't be read: {error}") from error
+
+
+def _compare_names(file: Path, found: set[str], expected: set[str]) -> None:
+    if missing := sorted(expected - found):
+        raise PrefixFormatError(f"{file}: the manifest names {missing[0]}, but it is not there")
+    if surplus := sorted(found - expected):
+        raise PrefixFormatError(f"{file}: holds {surplus[0]}, which the manifest does not name")
+
+
+def _fingerprint(path: Path, value: dict[str, Any]) -> Fingerprint:
+    known = {item.name: item for item in fields(Fingerprint)}
+    if set(value) - set(known):
+        raise PrefixFormatError(f"{path / MANIFEST}: base.{min(set(value) - set(known))} is not known")
+    for name, kind in (
+        ("architecture", str), ("model_type", str), ("hidden_size", int), ("num_layers", int), ("vocab_size", int),
+    ):  # fmt: skip
+        if type(value.get(name)) is not kind:
+            raise PrefixFormatError(
+                f"{path / MANIFEST}: base.{name} must be a {kind.__name__}, got {value.get(name)!r:.60}"
+            )
+    for name in ("weights", "source", "quantisation"):
+        if not isinstance(value.get(name), str | None):
+            raise PrefixFormatError(f"{path / MANIFEST}: base.{name} must be text or null")
+    return Fingerprint(**value)
+
+
+def _spec(tensor: Tensor) -> dict[str, Any]:
+    return {"shape": list(tensor.shape), "dtype": _dtype_name(tensor)}
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _replaceable(path: Path) -> bool:
+    return path.is_dir() and (not any(path.iterdir()) or (path / MANIFEST).is_file())

@@ -1,0 +1,51 @@
+"""`text` and `vocab`: the keys and values of real tokens.
+
+Li & Liang 2021, §7.4 (Figure 5): initialising with activations of real words beats random by far.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from foreword.errors import ConfigError, PrefixError
+from foreword.models import Base
+from foreword.prefix import Prefix
+
+FREQUENT = 200  # vocab: how many of the most frequent tokens are sampled from
+
+
+def text_prefix(text: str, base: Base, *, length: int | None = None) -> Prefix:
+    """Keys and values of `text`'s tokens; with `length`, exactly that many: cut, or repeated to fill."""
+    ids = base.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise PrefixError("the text has no tokens")
+    if length is not None:
+        ids = (ids * (length // len(ids) + 1))[:length]
+    return token_prefix(ids, base, "text")
+
+
+def vocab_prefix(words: str | None, texts: Sequence[str], base: Base, *, length: int, seed: int) -> Prefix:
+    """Activations of the given words, or of tokens sampled from the most frequent ones in `texts`."""
+    if words is not None:
+        return text_prefix(words, base, length=length)
+    special = set(base.tokenizer.all_special_ids)
+    counts = Counter(
+        token for text in texts for token in base.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if token not in special
+    )  # fmt: skip
+    if not counts:
+        raise ConfigError("init", "'vocab' found no words in the data to sample from")
+    # ties break by id, so that a seed means the same everywhere
+    frequent = [token for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]]
+    generator = torch.Generator().manual_seed(seed)
+    chosen = [frequent[int(i)] for i in torch.randint(len(frequent), (length,), generator=generator)]
+    return token_prefix(chosen, base, "vocab")
+
+
+def token_prefix(ids: Sequence[int], base: Base, method: str) -> Prefix:
+    """The prefix that equals having `ids` in front: captured where attention sees them, at positions 0…m−1."""
+    slots = base.capture(torch.tensor([list(ids)]))
+    return Prefix(slots, len(ids), base.fingerprint, method=method)

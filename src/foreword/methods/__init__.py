@@ -1,0 +1,22 @@
+"""Methods: ways to produce a `Prefix` while training. The registry is closed; a method is one file and one line here."""
+
+from __future__ import annotations
+
+from foreword.errors import ConfigError
+from foreword.methods import direct, mlp
+from foreword.methods.base import Method, Producer
+
+METHODS: dict[str, Method] = {
+    "direct": direct.METHOD,
+    "mlp": mlp.METHOD,
+}
+
+
+def get_method(name: str) -> Method:
+    """The method called `name`. Raises `ConfigError` listing the known ones."""
+    if name not in METHODS:
+        raise ConfigError("method", f"{name!r} is not known; choose from {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "Method", "Producer", "get_method"]

@@ -1,0 +1,50 @@
+"""The seam between methods and everything else: a `Method` describes, a `Producer` holds what is trained."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from foreword.config import build
+from foreword.models.slots import Slot
+from foreword.prefix import Prefix
+
+
+class Producer(nn.Module):
+    """What is trained. Calling it gives the current `Prefix`, differentiable with respect to its parameters."""
+
+    @abstractmethod
+    def forward(self) -> Prefix:
+        """The prefix for this step."""
+
+    def finish(self) -> Prefix:
+        """The final prefix: plain tensors, nothing of the method left."""
+        prefix = self()
+        slots = {name: type(kv)(*(tensor.detach().clone() for tensor in kv)) for name, kv in prefix.slots.items()}
+        return Prefix(slots, prefix.position_offset, prefix.base, prefix.merge)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A parameterisation.
+
+    start(initial, hidden_size, options): a producer whose first prefix is exactly `initial`.
+    count(slots, length, hidden_size, options): parameters trained. formula: the same in words.
+    options: frozen dataclass of the method's own settings. default_lr: a good peak learning rate.
+    """
+
+    name: str
+    summary: str
+    formula: str
+    default_lr: float
+    options: type[Any]
+    start: Callable[[Prefix, int, Any], Producer]
+    count: Callable[[Sequence[Slot], int, int, Any], int]
+
+    def parse_options(self, values: Mapping[str, Any]) -> Any:
+        """The method's settings from plain values. Raises `ConfigError` for an unknown or wrong one."""
+        return build(self.options, values, f"options of method {self.name}")

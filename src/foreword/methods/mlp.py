@@ -1,0 +1,84 @@
+"""`mlp`: keys and values come from a small network while training; the network is dropped when finished.
+
+Li & Liang 2021, §4.3: P = MLP(P'), with P' `[m, hidden]` learned, MLP = Linear → Tanh → Linear to the
+keys and values of all layers. Here the network's last layer starts at zero and its output is added to
+the initial prefix, so training starts exactly from the given initialisation:
+
+    [K_1, V_1, …, K_L, V_L] = init + W₂ · tanh(W₁ · P' + b₁) + b₂
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from foreword.config import check_types
+from foreword.errors import ConfigError
+from foreword.methods.base import Method, Producer
+from foreword.models.slots import Slot
+from foreword.prefix import KV, Prefix
+
+
+@dataclass(frozen=True)
+class MlpOptions:
+    """hidden: width of the network's inner layer."""
+
+    hidden: int = 512
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.hidden < 1:
+            raise ConfigError("hidden", f"must be 1 or more, not {self.hidden}")
+
+
+class MlpProducer(Producer):
+    """embedding `[m, hidden_size]` → `[m, hidden]` → `[m, Σ_slots H_kv · (d_k + d_v)]`, float32."""
+
+    def __init__(self, initial: Prefix, hidden_size: int, options: MlpOptions) -> None:
+        super().__init__()
+        self._initial = initial.to(torch.float32)
+        self._parts = [
+            (name, index, tensor) for name, kv in self._initial.slots.items() for index, tensor in enumerate(kv)
+        ]
+        widths = [tensor.shape[0] * tensor.shape[2] for _, _, tensor in self._parts]
+        self.embedding = nn.Parameter(torch.randn(initial.length, hidden_size))
+        self.inner = nn.Linear(hidden_size, options.hidden)
+        self.outer = nn.Linear(options.hidden, sum(widths))
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+        self._widths = widths
+
+    def forward(self) -> Prefix:
+        change = self.outer(torch.tanh(self.inner(self.embedding)))
+        made: dict[str, list[torch.Tensor]] = {}
+        for (name, _, start), piece in zip(self._parts, change.split(self._widths, dim=-1), strict=True):
+            heads, length, width = start.shape  # [m, H·d] → [H, m, d]
+            delta = piece[:length].view(length, heads, width).transpose(0, 1)
+            made.setdefault(name, []).append(start.to(delta.device) + delta)
+        slots = {name: KV(*tensors) for name, tensors in made.items()}
+        return Prefix(slots, self._initial.position_offset, self._initial.base)
+
+
+def _start(initial: Prefix, hidden_size: int, options: Any) -> Producer:
+    return MlpProducer(initial, hidden_size, options)
+
+
+def _count(slots: Sequence[Slot], length: int, hidden_size: int, options: Any) -> int:
+    width = sum(slot.parameters(1) for slot in slots)
+    inner, outer = (hidden_size + 1) * options.hidden, (options.hidden + 1) * width
+    return int(length * hidden_size + inner + outer)
+
+
+METHOD = Method(
+    name="mlp",
+    summary="keys and values from an embedding and a two-layer network, dropped when finished",
+    formula="m · hidden_size + (hidden_size + 1) · h + (h + 1) · 2 · L · H_kv · d",
+    default_lr=4e-4,
+    options=MlpOptions,
+    start=_start,
+    count=_count,
+)

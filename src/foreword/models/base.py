@@ -1,0 +1,180 @@
+"""`Base`: a frozen language model with its tokenizer, slots and fingerprint."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from foreword.attention import inject
+from foreword.errors import PrefixMismatchError, WeightsMismatchWarning
+from foreword.models.slots import ModelSlots, Slot, find_slots
+from foreword.models.weights import hash_parameters
+from foreword.prefix import KV, Fingerprint, Prefix
+
+Rows = Prefix | None | Sequence[Prefix | None]
+
+
+class Base:
+    """A frozen base model. Make one with `foreword.load`, or from a model already in memory.
+
+    model: a Transformers causal language model; every parameter gets requires_grad False, and it is
+    put into eval mode. tokenizer: its tokenizer, or None where only tensors are used.
+    weights_hash: gives the hash of the stored checkpoint when it is first needed; without it the
+    parameters in memory are hashed.
+    Raises `UnsupportedModelError` for an architecture that takes no prefix.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        name: str | None = None,
+        quantisation: str | None = None,
+        weights_hash: Callable[[], str] | None = None,
+    ) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.name = name or model.config.name_or_path or type(model).__name__
+        self._quantisation = quantisation
+        self._weights_hash = weights_hash or (lambda: hash_parameters(model))
+        self._model_slots = find_slots(model)
+
+    def __repr__(self) -> str:
+        return f"Base({self.name!r}, {len(self.slots)} slots, {self.dtype}, {self.device})"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The attention layers that take a prefix, in order."""
+        return self._model_slots.slots
+
+    @property
+    def model_slots(self) -> ModelSlots:
+        return self._model_slots
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def max_positions(self) -> int:
+        """Positions the model was made for; prefix and tokens share them."""
+        return int(getattr(self.model.config, "max_position_embeddings", 2**31))
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Architecture, shapes and weight hash. The first use reads the checkpoint once (then cached)."""
+        config = self.model.config
+        return Fingerprint(
+            architecture=type(self.model).__name__,
+            model_type=config.model_type,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_hidden_layers,
+            vocab_size=config.vocab_size,
+            weights=self._weights_hash(),
+            source=str(self.name),
+            quantisation=self._quantisation,
+        )
+
+    @contextmanager
+    def attach(self, prefix: Rows, *, backend: str = "auto") -> Iterator[Base]:
+        """Within the `with` block every call of `base.model` runs with the prefix in front.
+
+        prefix: a `Prefix` for all rows; a list with one entry per batch row (`None`: the plain base);
+        or None. Where a call has k rows per entry, as in beam search, row r uses entry r // k.
+        Real tokens' positions are shifted by each row's `position_offset`.
+        backend: "auto" (flash where it fits), "math", or "reference" (slow, for checking).
+
+        Leaving the block, also by an exception, restores the model exactly. An inner attach replaces
+        the outer one until it ends. Gradients flow into the prefix's tensors where they require them.
+        Raises `PrefixMismatchError` for another base's shapes; warns (`WeightsMismatchWarning`) for
+        other weights of the same shapes.
+        """
+        rows: list[Prefix | None] = [prefix] if prefix is None or isinstance(prefix, Prefix) else list(prefix)
+        if not rows:
+            raise PrefixMismatchError("attach got an empty list; give one entry per row, None for the plain base")
+        for entry in {id(row): row for row in rows if row is not None}.values():
+            self.require_fit(entry)
+        with inject.attach(self.model, self._model_slots, rows, backend):
+            yield self
+
+    def capture(self, input_ids: torch.Tensor) -> dict[str, KV]:
+        """Keys and values of every slot for `input_ids [1, n]`, as attention sees them.
+
+        Returns slot name → `KV` of `[num_kv_heads, n, head_dim]`, without gradients.
+        """
+        with torch.no_grad():
+            found = inject.capture(self.model, self._model_slots, input_ids=input_ids.to(self.device))
+        return {name: KV(kv.key[0].clone(), kv.value[0].clone()) for name, kv in found.items()}
+
+    def require_fit(self, prefix: Prefix) -> None:
+        """Raise `PrefixMismatchError` unless `prefix` has this base's shapes; warn at other weights."""
+        own, other = self.fingerprint, prefix.base
+        for field, value in own.shape.items():
+            if other.shape[field] != value:
+                raise PrefixMismatchError(
+                    f"the prefix was made for {other.source or other.architecture} ({field} {other.shape[field]}), "
+                    f"but {self.name} has {field} {value}"
+                )
+        known = {slot.name: slot for slot in self.slots}
+        for name, kv in prefix.slots.items():
+            if name not in known:
+                raise PrefixMismatchError(f"the prefix has a slot {name!r} that {self.name} lacks")
+            _require_shape(known[name], kv, self.name)
+        if None not in (own.weights, other.weights) and own.weights != other.weights:
+            warnings.warn(
+                f"the prefix was made on other weights ({other.source}, {_describe(other)}) than {self.name} has "
+                f"({_describe(own)}); it will run, but not as it was measured",
+                WeightsMismatchWarning,
+                stacklevel=3,
+            )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        prefix: Rows = None,
+        *,
+        max_new_tokens: int = 64,
+        template: str | None = None,
+        batch_size: int = 16,
+        progress: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Continue each prompt and return the new texts, without prompt or special tokens.
+
+        prompts: inputs. Each is rendered as its row's prefix was trained (its record's template); a
+        row without a prefix uses the tokenizer's chat template if there is one, else the bare text.
+        template: overrides that for every row, for instance "{input}" for bare text.
+        prefix: one for all, or one per prompt. progress: called with the number of prompts finished.
+        options: further arguments of Transformers' `generate`; decoding is greedy unless they say else.
+        """
+        from foreword.models.generation import generate_texts
+
+        options = {"max_new_tokens": max_new_tokens} | options
+        return generate_texts(self, list(prompts), prefix, template, batch_size, progress, options)
+
+
+def _require_shape(slot: Slot, kv: KV, name: str) -> None:
+    expected = (slot.num_kv_heads, slot.key_dim), (slot.num_kv_heads, slot.value_dim)
+    found = (kv.key.shape[0], kv.key.shape[2]), (kv.value.shape[0], kv.value.shape[2])
+    if expected != found:
+        raise PrefixMismatchError(
+            f"{slot.name}: the prefix has (heads, width) {found[0]} for keys and {found[1]} for values, "
+            f"{name} needs {expected[0]} and {expected[1]}"
+        )
+
+
+def _describe(fingerprint: Fingerprint) -> str:
+    weights = (fingerprint.weights or "").removeprefix("sha256:")[:12]
+    return f"weights {weights}" + (f", from {fingerprint.quantisation}" if fingerprint.quantisation else "")

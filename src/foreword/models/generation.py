@@ -1,0 +1,75 @@
+"""Batched generation with a prefix per prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from foreword.errors import BatchMismatchError, ConfigError
+from foreword.models.rendering import Renderer
+from foreword.prefix import Prefix
+
+if TYPE_CHECKING:
+    from foreword.models.base import Base
+
+
+def generate_texts(
+    base: Base,
+    prompts: list[str],
+    prefix: Prefix | Sequence[Prefix | None] | None,
+    template: str | None,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+    options: dict[str, Any],
+) -> list[str]:
+    """The new text of each prompt; see `Base.generate`. Longest prompts first, answers in the given order."""
+    if base.tokenizer is None:
+        raise ConfigError("tokenizer", f"{base.name} has none; load the base with foreword.load")
+    rows = [prefix] * len(prompts) if prefix is None or isinstance(prefix, Prefix) else list(prefix)
+    if len(rows) != len(prompts):
+        raise BatchMismatchError(f"{len(prompts)} prompts, but {len(rows)} prefixes; give one per prompt")
+    prepared = [_prepare(base, prompt, row, template) for prompt, row in zip(prompts, rows, strict=True)]
+    order = sorted(range(len(prompts)), key=lambda index: -len(prepared[index][0]))
+    texts = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        stops = sorted({stop for index in chosen for stop in prepared[index][1]})
+        ids = [prepared[index][0] for index in chosen]
+        answers = generate_ids(base, ids, [rows[index] for index in chosen], stops, options)
+        for index, answer in zip(chosen, answers, strict=True):
+            texts[index] = base.tokenizer.decode(answer, skip_special_tokens=True).strip()
+        if progress is not None:
+            progress(len(chosen))
+    return texts
+
+
+def generate_ids(
+    base: Base, ids: list[list[int]], rows: Sequence[Prefix | None], stops: list[int], options: dict[str, Any]
+) -> list[list[int]]:
+    """New token ids of each row of `ids`, left-padded into one batch; the stop token is not included."""
+    width = max(len(row) for row in ids)
+    pad = base.tokenizer.pad_token_id
+    padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=base.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=base.device)
+    settings: dict[str, Any] = {"do_sample": False, "pad_token_id": pad, "eos_token_id": stops} | options
+    same = all(row is rows[0] for row in rows)
+    with torch.no_grad(), base.attach(rows[0] if same else list(rows)):
+        output = base.model.generate(input_ids=padded, attention_mask=mask, **settings)
+    return [_until(row, set(stops)) for row in output[:, width:].tolist()]
+
+
+def _prepare(base: Base, prompt: str, prefix: Prefix | None, template: str | None) -> tuple[list[int], list[int]]:
+    trained = None if prefix is None else prefix.record.get("template")
+    renderer = Renderer(base.tokenizer, template or trained)
+    missing = [name for name in renderer.fields if name != "input"]
+    if len(renderer.fields) > 1:
+        raise ConfigError("template", f"{renderer.template!r} needs the fields {missing}; a prompt is a single text")
+    text = renderer.prompt({renderer.fields[0]: prompt})
+    ids = renderer.prompt_ids(text) or [base.tokenizer.bos_token_id or base.tokenizer.eos_token_id]
+    return ids, renderer.stop_ids(base.model.generation_config)
+
+
+def _until(row: list[int], stops: set[int]) -> list[int]:
+    return next((row[:index] for index, token in enumerate(row) if token in stops), row)

@@ -1,0 +1,93 @@
+"""Prompts as the model reads them: a template with fields, or the tokenizer's chat template."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from foreword.errors import ConfigError
+
+CHAT = "chat"  # how a record names the tokenizer's own chat template
+_MARK = "\u241f"
+
+
+class Renderer:
+    """Turns a row's fields into token ids, the same in training, evaluation and generation.
+
+    template: the whole prompt, with `{field}` where a field goes (`{{` for a brace); None: the
+    tokenizer's chat template with `input_field` as the user's message, or the bare input if there is
+    none. A target that follows a prompt not ending in white space is separated by one space.
+    Raises `ConfigError` for a malformed template.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None = None, input_field: str = "input") -> None:
+        self.tokenizer = tokenizer
+        self.chat = template == CHAT or (template is None and tokenizer.chat_template is not None)
+        self.template = CHAT if self.chat else template or f"{{{input_field}}}"
+        self.fields = (input_field,) if self.chat else _fields(self.template)
+        self.end_ids = [self._end_of_turn() if self.chat else tokenizer.eos_token_id]
+
+    def prompt(self, fields: Mapping[str, str]) -> str:
+        """The prompt's text."""
+        if not self.chat:
+            return self.template.format_map({name: fields[name] for name in self.fields})
+        message = {"role": "user", "content": fields[self.fields[0]]}
+        text: str = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        return text
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of a rendered prompt; a chat template brings its own special tokens."""
+        ids: list[int] = self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
+        if (
+            not self.chat
+            and ids
+            and ids[-1] == self.tokenizer.eos_token_id
+            and not prompt.endswith(self.tokenizer.eos_token or "\0")
+        ):
+            ids = ids[:-1]  # some tokenizers close every text
+        return ids
+
+    def target_ids(self, prompt: str, target: str) -> list[int]:
+        """Token ids of `target` after `prompt`, the end token included."""
+        gap = "" if not prompt or prompt[-1].isspace() else " "
+        head = self.prompt_ids(prompt)
+        whole = self.prompt_ids(prompt + gap + target)
+        if whole[: len(head)] == head:
+            return whole[len(head) :] + self.end_ids
+        own: list[int] = self.tokenizer(gap + target, add_special_tokens=False)["input_ids"]
+        return own + self.end_ids
+
+    def stop_ids(self, generation_config: Any) -> list[int]:
+        """Tokens that end a generated answer: the end token and the model's own."""
+        own = generation_config.eos_token_id
+        own = [] if own is None else own if isinstance(own, list) else [own]
+        return sorted({*own, *self.end_ids})
+
+    def _end_of_turn(self) -> int:
+        """The token that closes the assistant's message, read off the chat template."""
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
+        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        tail = text.rpartition(_MARK)[2]
+        special = set(self.tokenizer.all_special_ids)
+        for token in self.tokenizer(tail, add_special_tokens=False)["input_ids"]:
+            if token in special:
+                return int(token)
+        return int(self.tokenizer.eos_token_id)
+
+
+def _fields(template: str) -> tuple[str, ...]:
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError("template", f"{template!r}: {error}") from error
+    names = []
+    for _, name, spec, conversion in parts:
+        if name is None:
+            continue
+        if not name.isidentifier() or spec or conversion:
+            raise ConfigError("template", f"{template!r}: write a plain field name such as {{input}}, not {{{name}}}")
+        names.append(name)
+    if not names:
+        raise ConfigError("template", f"{template!r} has no {{field}} in it, so each prompt would be the same")
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,68 @@
+"""Hashes of weights: of a stored checkpoint's files, or of parameters in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foreword.errors import ModelError
+from foreword.files import cache_folder, write_json
+
+_PATTERNS = ("*.safetensors", "*.gguf", "pytorch_model*.bin")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The checkpoint's weight files; the first kind present in `_PATTERNS` order."""
+    for pattern in _PATTERNS:
+        if files := sorted(folder.glob(pattern)):
+            return files
+    raise ModelError(f"{folder} holds no weights ({', '.join(_PATTERNS)})")
+
+
+def hash_files(files: list[Path]) -> str:
+    """SHA-256 over the files' own SHA-256 digests, in name order. Known digests come from the cache."""
+    combined = hashlib.sha256()
+    for file in sorted(files):
+        combined.update(_file_digest(file).encode())
+    return "sha256:" + combined.hexdigest()
+
+
+def hash_parameters(model: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes of the state dict, in name order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}/{tuple(data.shape)}/{data.dtype}\n".encode())
+        digest.update(memoryview(data.reshape(-1).view(torch.uint8).numpy()))
+    return "sha256:" + digest.hexdigest()
+
+
+def _file_digest(file: Path) -> str:
+    """Digest of one file, remembered by path, size and modification time."""
+    real = file.resolve()
+    stat = real.stat()
+    identity = [str(real), stat.st_size, stat.st_mtime_ns]
+    store = cache_folder() / "hashes" / (hashlib.sha256(str(real).encode()).hexdigest()[:32] + ".json")
+    known = _remembered(store)
+    if known.get("identity") == identity:
+        return str(known["digest"])
+    with real.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        write_json(store, {"identity": identity, "digest": digest})
+    except OSError:  # a read-only or full cache only costs time
+        return digest
+    return digest
+
+
+def _remembered(store: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(store.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,1 @@
+"""Tasks: what is asked of the model. `lm` is language modelling of a target after a prompt."""

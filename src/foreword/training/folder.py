@@ -1,0 +1,83 @@
+"""The run folder: config.json, history.jsonl, loss.png, prefix/, checkpoints/."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from foreword.config import TrainConfig, to_dict
+from foreword.errors import CheckpointError, ConfigError
+from foreword.files import free_name, write_json
+
+
+class RunFolder:
+    """Where a run writes. history.jsonl has a row per update (`step`, `loss`, `learning_rate`,
+    `tokens_per_second`: target tokens) and per validation (`step`, `validation_loss`)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.prefix = path / "prefix"
+        self.history = path / "history.jsonl"
+
+    @classmethod
+    def create(cls, config: TrainConfig) -> RunFolder:
+        """A new folder with the resolved config in it. Raises `ConfigError` if `output` is taken."""
+        path = _free_name(config) if config.output is None else Path(config.output)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(
+                "output",
+                f"{path} exists and is not empty; choose another folder, or resume with resume={path}",
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "config.json", to_dict(config))
+        return cls(path)
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> RunFolder:
+        """The run folder that `checkpoint` lies in."""
+        if checkpoint.parent.name != "checkpoints":
+            raise CheckpointError(f"{checkpoint} does not lie in a run folder's checkpoints/")
+        return cls(checkpoint.parent.parent)
+
+    def append(self, row: dict[str, Any]) -> None:
+        with self.history.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The history so far; a last line cut off by a crash is left out."""
+        if not self.history.is_file():
+            return []
+        lines = self.history.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def forget_after(self, step: int) -> None:
+        """Drop history rows of steps that a resumed run will do again."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        temporary = self.history.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.replace(self.history)
+
+    def plot(self) -> Path:
+        """Draw loss.png from the history."""
+        from matplotlib.figure import Figure
+
+        rows = self.rows()
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        for name, label, style in (("loss", "training", "-"), ("validation_loss", "validation", "o-")):
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=label, alpha=0.6 if name == "loss" else 1.0)
+        axes.set(xlabel="step", ylabel="loss (nats per target token)", title=self.path.name)
+        axes.legend()
+        axes.grid(alpha=0.3)
+        target = self.path / "loss.png"
+        figure.savefig(target, dpi=120)
+        return target
+
+
+def _free_name(config: TrainConfig) -> Path:
+    stem = Path(config.data.partition(":")[0]).stem or "run"
+    return free_name(Path("runs") / f"{stem}-{config.method}")

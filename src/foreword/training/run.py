@@ -1,0 +1,133 @@
+"""`train`: from a config to a run folder with a trained prefix in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from foreword.config import TrainConfig, to_dict
+from foreword.data import BadRow, Example, load_examples
+from foreword.data.order import permutation, steps_per_epoch
+from foreword.errors import CheckpointError, ConfigError
+from foreword.init import initial_prefix
+from foreword.methods import get_method
+from foreword.models import Base
+from foreword.models.rendering import Renderer
+from foreword.prefix import Prefix
+from foreword.training.checkpoint import find_checkpoint, read_state
+from foreword.training.folder import RunFolder
+from foreword.training.loop import Loop
+
+# Settings that may differ between a run and its resumption: they don't change what is computed.
+_FREE = {
+    "output", "resume", "device", "trackers", "checkpoint_every", "keep_checkpoints", "prefix_dtype", "max_bad_rows",
+}  # fmt: skip
+HELD_OUT = 96
+
+
+class Observer(Protocol):
+    """Told what happens in a run; every method may do nothing."""
+
+    def started(self, run: Path, steps: int, done: int, bad_rows: list[BadRow]) -> None: ...
+    def updated(self, row: dict[str, Any]) -> None: ...
+    def validated(self, row: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """prefix: the best one by validation loss, as saved. run: its folder. history: rows as in history.jsonl.
+
+    initial: the prefix at step 0. steps: updates done. stopped_early: patience ran out.
+    """
+
+    prefix: Prefix
+    initial: Prefix
+    run: Path
+    history: list[dict[str, Any]]
+    steps: int
+    validation_loss: float
+    stopped_early: bool
+
+
+def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> TrainResult:
+    """Train a prefix for `base` and write the run folder.
+
+    The base's weights stay as they are. With `config.resume` a run goes on from its newest
+    checkpoint, bit-identically on CPU. The global random state is left as it was.
+    Raises `ConfigError`, `DataError`, `CheckpointError`, and `NonFiniteError` if a loss or gradient
+    is NaN or infinite (no update is made then).
+    """
+    if not config.data:
+        raise ConfigError("data", "name a file of examples")
+    if base.tokenizer is None:
+        raise ConfigError("model", f"{base.name} has no tokenizer; load the base with foreword.load")
+    with torch.random.fork_rng():
+        return _train(base, dataclasses.replace(config, model=str(base.name)), observer)
+
+
+def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainResult:
+    method = get_method(config.method)
+    options = method.parse_options(config.options)
+    checkpoint = None if config.resume is None else find_checkpoint(Path(config.resume))
+    if checkpoint is not None:
+        _require_same(config, checkpoint)
+    renderer = Renderer(base.tokenizer, config.template, config.input_field)
+    examples, held_out, bad = _data(base, config, renderer)
+    torch.manual_seed(config.seed)
+    initial = initial_prefix(config, base, examples)
+    producer = method.start(initial, base.model.config.hidden_size, options).to(base.device)
+    total = config.steps or math.ceil(config.epochs * steps_per_epoch(len(examples), config.batch_size))
+    lr = method.default_lr if config.lr is None else config.lr
+    # what the run resolved to; saved, so that it can be done again
+    config = dataclasses.replace(config, lr=lr, template=renderer.template, steps=total)
+    folder = RunFolder.create(config) if checkpoint is None else RunFolder.of_checkpoint(checkpoint)
+    loop = Loop(base, producer, examples, held_out, config, folder, observer)
+    loop.prepare(checkpoint)
+    if observer is not None:
+        observer.started(folder.path, total, loop.progress.step, bad)
+    loop.run()
+    folder.plot()
+    rows = folder.rows()
+    best = float(loop.progress.best_loss if loop.progress.best_loss is not None else math.nan)
+    return TrainResult(
+        Prefix.load(folder.prefix), initial, folder.path, rows, loop.progress.step, best, loop.stopped_early
+    )
+
+
+def _data(base: Base, config: TrainConfig, renderer: Renderer) -> tuple[list[Example], list[Example], list[BadRow]]:
+    """(training rows, validation rows, bad rows of both)."""
+    settings: dict[str, Any] = {
+        "target_field": config.target_field,
+        "max_tokens": config.max_tokens or base.max_positions - config.length,
+        "max_bad_rows": config.max_bad_rows,
+    }
+    examples, bad = load_examples(config.data, renderer, **settings)
+    if config.validation is not None:
+        held_out, more = load_examples(
+            config.validation, renderer, **settings, limit=config.validation_rows, split="validation"
+        )
+        return examples, held_out, bad + more
+    count = min(config.validation_rows or HELD_OUT, len(examples) // 10)
+    if count == 0:
+        raise ConfigError("validation", f"{len(examples)} rows are too few to hold some out; name a validation file")
+    order = permutation(len(examples), config.seed, -1 % 2**31)
+    chosen = set(order[:count])
+    kept = [example for index, example in enumerate(examples) if index not in chosen]
+    return kept, [examples[index] for index in sorted(chosen)], bad
+
+
+def _require_same(config: TrainConfig, checkpoint: Path) -> None:
+    """Raise `CheckpointError` naming the first setting in which a resumed run would differ."""
+    _, saved = read_state(checkpoint)
+    for name, value in to_dict(config).items():
+        before = saved.get(name)
+        unresolved = value is None and name in ("lr", "template", "steps")
+        if name not in _FREE and value != before and not unresolved:
+            raise CheckpointError(
+                f"{checkpoint} was made with {name} {before!r}, not {value!r}; resume with the same settings"
+            )

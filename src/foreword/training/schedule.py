@@ -1,0 +1,17 @@
+"""The learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(step: int, total: int, peak: float, warmup: int, final: float, kind: str) -> float:
+    """Rate of update `step` (1-based) of `total`: linear warm-up over `warmup` updates to `peak`, then
+    linear, cosine or no decay to `final` · peak at the last update."""
+    if step <= warmup:
+        return peak * step / warmup
+    if kind == "constant":
+        return peak
+    done = (step - warmup) / max(1, total - warmup)
+    share = 1 - done if kind == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return peak * (final + (1 - final) * share)
