@@ -15,7 +15,7 @@ from foreword.models import Base
 from foreword.prefix import KV, Prefix
 
 VOCAB = 260
-PAD, BOS, EOS = 256, 257, 258
+BOS, EOS, PAD = 256, 257, 258
 SCALE = 10.0
 
 _SIZES: dict[str, Any] = {
@@ -104,7 +104,7 @@ def byte_tokenizer(chat: bool = False) -> Any:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left"
     )
-    assert (fast.pad_token_id, fast.bos_token_id, fast.eos_token_id) != (None, None, None)
+    assert (fast.bos_token_id, fast.eos_token_id, fast.pad_token_id) == (BOS, EOS, PAD)
     if chat:
         fast.chat_template = (
             "{% for m in messages %}{{ '<s>' + m['role'] + ':' + m['content'] + '</s>' }}{% endfor %}"

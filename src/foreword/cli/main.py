@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from foreword._version import __version__
 from foreword.cli import demo, evaluate, generate, show, slots, train
 from foreword.errors import ConfigError, ForewordError
+
+# Click's own base of usage errors; Typer carries its own copy of Click
+_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     help="Train, measure and run learned prefixes on frozen language models.",
@@ -55,10 +57,10 @@ def execute(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         result = app(arguments, prog_name="foreword", standalone_mode=False)
-    except click.ClickException as error:
+    except _USAGE as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         return 130
     except BrokenPipeError:

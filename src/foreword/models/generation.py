@@ -27,6 +27,8 @@ def generate_texts(
     """The new text of each prompt; see `Base.generate`. Longest prompts first, answers in the given order."""
     if base.tokenizer is None:
         raise ConfigError("tokenizer", f"{base.name} has none; load the base with foreword.load")
+    if options.get("num_return_sequences", 1) != 1:
+        raise ConfigError("num_return_sequences", "must be 1 here; attach and call base.model.generate for more")
     rows = [prefix] * len(prompts) if prefix is None or isinstance(prefix, Prefix) else list(prefix)
     if len(rows) != len(prompts):
         raise BatchMismatchError(f"{len(prompts)} prompts, but {len(rows)} prefixes; give one per prompt")
@@ -63,9 +65,9 @@ def generate_ids(
 def _prepare(base: Base, prompt: str, prefix: Prefix | None, template: str | None) -> tuple[list[int], list[int]]:
     trained = None if prefix is None else prefix.record.get("template")
     renderer = Renderer(base.tokenizer, template or trained)
-    missing = [name for name in renderer.fields if name != "input"]
     if len(renderer.fields) > 1:
-        raise ConfigError("template", f"{renderer.template!r} needs the fields {missing}; a prompt is a single text")
+        names = ", ".join(renderer.fields)
+        raise ConfigError("template", f"{renderer.template!r} needs the fields {names}; a prompt is a single text")
     text = renderer.prompt({renderer.fields[0]: prompt})
     ids = renderer.prompt_ids(text) or [base.tokenizer.bos_token_id or base.tokenizer.eos_token_id]
     return ids, renderer.stop_ids(base.model.generation_config)

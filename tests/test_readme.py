@@ -1,0 +1,35 @@
+"""The README's Python example runs as it stands (on a tiny model, so that it takes seconds)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import foreword
+from tiny import tiny_base
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_python_example(tmp_path, monkeypatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    for name in ("train", "valid"):
+        rows = "".join(json.dumps({"input": f"{name} {i}", "target": "yes"}) + "\n" for i in range(16))
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    base = tiny_base()
+    monkeypatch.setattr(foreword, "load", lambda name, dtype, device: base)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    exec(compile(code, str(README), "exec"), scope)  # noqa: S102
+    assert len(scope["texts"]) == 2
+    assert foreword.Prefix.load(tmp_path / "prefixes" / "e2e").length == 32
+
+
+@pytest.mark.parametrize("page", ["README.md", *[f"docs/{p.name}" for p in (README.parent / "docs").glob("*.md")]])
+def test_links_lead_somewhere(page) -> None:
+    path = README.parent / page
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (path.parent / target).exists(), target

@@ -1,0 +1,257 @@
+"""Training on a tiny model: it learns, resumes bit-identically, keeps the best, and applies nothing that isn't finite."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import foreword
+from foreword.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from foreword.methods import METHODS
+from foreword.models.weights import hash_parameters
+from foreword.training.checkpoint import list_checkpoints
+from foreword.training.schedule import learning_rate
+from tiny import tiny_base
+
+WORDS = ["red", "green", "blue", "grey", "pink", "gold", "teal", "plum"]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    for name, count in (("train", 24), ("valid", 6)):
+        lines = [json.dumps({"input": f"{name[0]}{i}", "target": WORDS[i % 8]}) for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def settings(rows, name="run", **changes) -> foreword.TrainConfig:
+    values = {
+        "data": str(rows / "train.jsonl"), "validation": str(rows / "valid.jsonl"), "template": "{input}=",
+        "length": 4, "steps": 12, "batch_size": 6, "warmup": 2, "lr": 0.05, "validate_every": 4, "checkpoint_every": 4,
+        "keep_checkpoints": 10, "trackers": (), "prefix_dtype": "float32", "output": str(rows / name),
+    }  # fmt: skip
+    return foreword.TrainConfig(**(values | changes))
+
+
+def tensors(prefix: foreword.Prefix) -> dict[str, torch.Tensor]:
+    return dict(prefix.tensors())
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_learns_and_writes_the_run_folder(rows) -> None:
+    base = tiny_base()
+    weights = hash_parameters(base.model)
+    result = foreword.train(base, settings(rows, steps=40))
+    losses = [row["validation_loss"] for row in result.history if "validation_loss" in row]
+    assert min(losses) < losses[0] - 0.5
+    assert result.validation_loss == min(losses)
+    assert hash_parameters(base.model) == weights
+    names = {path.name for path in result.run.iterdir()}
+    assert names == {"config.json", "history.jsonl", "loss.png", "prefix", "checkpoints"}
+    updates = [row for row in result.history if "loss" in row]
+    assert [row["step"] for row in updates] == list(range(1, 41))
+    assert all(set(row) == {"step", "loss", "learning_rate", "tokens_per_second"} for row in updates)
+    assert [row["step"] for row in result.history if "validation_loss" in row] == list(range(0, 41, 4))
+    assert (result.run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    saved = foreword.Prefix.load(result.run / "prefix")
+    assert equal(tensors(saved), tensors(result.prefix))
+    assert saved.record["template"] == "{input}="
+    config = json.loads((result.run / "config.json").read_text())
+    assert (config["lr"], config["steps"], config["length"]) == (0.05, 40, 4)
+    rest = foreword.EvalConfig(data=str(rows / "valid.jsonl"), metrics=("loss",))
+    assert foreword.evaluate(base, rest, saved).metrics["loss"] == pytest.approx(result.validation_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
+def test_resume_is_bit_identical_from_every_checkpoint(rows, method, scheduler) -> None:
+    # GPT-2's dropout stays off in training; random numbers matter for the MLP's start
+    base, changes = tiny_base(), {"method": method, "scheduler": scheduler, "accumulation": 2, "weight_decay": 0.01}
+    whole = foreword.train(base, settings(rows, "whole", **changes))
+    final = load_file(list_checkpoints(whole.run / "checkpoints")[-1] / "state.safetensors")
+    for step in (0, 4, 8):
+        copy = rows / f"from-{step}"
+        shutil.copytree(whole.run, copy)
+        for later in list_checkpoints(copy / "checkpoints"):
+            if int(later.name[5:]) > step:
+                shutil.rmtree(later)
+        resumed = foreword.train(base, settings(rows, resume=str(copy), **changes))
+        state = load_file(list_checkpoints(copy / "checkpoints")[-1] / "state.safetensors")
+        assert equal(state, final)
+        assert equal(tensors(resumed.prefix), tensors(whole.prefix))
+        untimed = [
+            [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in r.history] for r in (whole, resumed)
+        ]
+        assert untimed[0] == untimed[1]
+
+
+def test_two_runs_of_a_seed_agree_and_seeds_differ(rows) -> None:
+    base = tiny_base()
+    one, again, other = (
+        foreword.train(base, settings(rows, f"run{i}", seed=seed)).prefix for i, seed in enumerate((3, 3, 4))
+    )
+    assert equal(tensors(one), tensors(again))
+    assert not equal(tensors(one), tensors(other))
+
+
+def test_accumulation_gives_the_same_update(rows) -> None:
+    """Uneven target counts included: the loss is the mean over the step's target tokens."""
+    base = tiny_base()
+    one = foreword.train(base, settings(rows, "one", steps=3))
+    parts = foreword.train(base, settings(rows, "parts", steps=3, accumulation=3))
+    for a, b in zip(tensors(one.prefix).values(), tensors(parts.prefix).values(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+    for a, b in zip(one.history, parts.history, strict=True):
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+def test_activation_checkpointing_gives_the_same_run(rows) -> None:
+    base = tiny_base("gpt2")  # with its dropout of 0.1, which stays off
+    one = foreword.train(base, settings(rows, "one", steps=3))
+    other = foreword.train(base, settings(rows, "other", steps=3, activation_checkpointing=True))
+    for a, b in zip(tensors(one.prefix).values(), tensors(other.prefix).values(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in base.model.modules())
+    assert not any(module.training for module in base.model.modules())
+
+
+def test_bf16_autocast_learns(rows) -> None:
+    result = foreword.train(tiny_base(), settings(rows, steps=20, mixed_precision="bf16"))
+    first = result.history[0]["validation_loss"]
+    assert result.validation_loss < first - 0.3
+    assert result.prefix.slots["decoder.0"].key.dtype == torch.float32
+
+
+def test_early_stopping_keeps_the_best(rows) -> None:
+    result = foreword.train(tiny_base(), settings(rows, steps=60, lr=100.0, validate_every=2, patience=2))
+    assert result.stopped_early
+    assert result.steps < 60
+    losses = {row["step"]: row["validation_loss"] for row in result.history if "validation_loss" in row}
+    assert result.validation_loss == min(losses.values())
+    assert result.prefix.record["step"] == min(losses, key=losses.get)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_nothing_that_is_not_finite_is_applied(rows, monkeypatch, where) -> None:
+    import foreword.training.loop as loop
+
+    base, real, calls = tiny_base(), loop.target_losses, []
+
+    def poisoned(*arguments):
+        losses = real(*arguments)
+        calls.append(len(losses))
+        if len(calls) < 6:
+            return losses
+        if where == "loss":
+            return losses * float("nan")
+        losses.register_hook(lambda gradient: gradient * float("inf"))
+        return losses
+
+    monkeypatch.setattr(loop, "target_losses", poisoned)
+    with pytest.raises(
+        NonFiniteError, match=rf"step 6: the {where} is not finite; no update was made \(rows .*train\.jsonl:\d+"
+    ):
+        foreword.train(base, settings(rows))
+    history = [json.loads(line) for line in (rows / "run" / "history.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in history) == 5
+    assert all(math.isfinite(value) for row in history for value in row.values())
+    assert foreword.Prefix.load(rows / "run" / "prefix").length == 4
+    assert [path.name for path in list_checkpoints(rows / "run" / "checkpoints")] == ["step-000000", "step-000004"]
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(rows) -> None:
+    base = tiny_base()
+    run = foreword.train(base, settings(rows)).run
+    with pytest.raises(CheckpointError, match="batch_size 6, not 3"):
+        foreword.train(base, settings(rows, resume=str(run), batch_size=3))
+    with pytest.raises(CheckpointError, match="neither a checkpoint"):
+        foreword.train(base, settings(rows, resume=str(rows / "nowhere")))
+    file = list_checkpoints(run / "checkpoints")[-1] / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"oops")
+    with pytest.raises(CheckpointError, match="digest differs"):
+        foreword.train(base, settings(rows, resume=str(run)))
+
+
+def test_wrong_settings_stop_before_anything_is_written(rows) -> None:
+    base = tiny_base()
+    wrong = [
+        ({"data": ""}, ConfigError, "data"),
+        ({"method": "lora"}, ConfigError, "method"),
+        ({"trackers": ("abacus",)}, ConfigError, "trackers"),
+        ({"data": str(rows / "nowhere.jsonl")}, DataError, "no such file"),
+        ({"max_tokens": 5}, DataError, "more than the 5 allowed"),
+        ({"options": {"hidden": 3}}, ConfigError, "hidden"),
+    ]
+    for changes, error, message in wrong:
+        with pytest.raises(error, match=message):
+            foreword.train(base, settings(rows, "never", **changes))
+        assert not (rows / "never" / "checkpoints").exists()
+    (rows / "taken").mkdir()
+    (rows / "taken" / "file").write_text("x")
+    with pytest.raises(ConfigError, match="not empty"):
+        foreword.train(base, settings(rows, "taken"))
+
+
+def test_without_validation_rows_are_held_out(rows) -> None:
+    config = dataclasses.replace(settings(rows, steps=2), validation=None)
+    result = foreword.train(tiny_base(), config)
+    assert result.prefix.record["training_rows"] == 22  # a tenth of 24, rounded down, is held out
+
+
+def test_epochs_count_every_row(rows) -> None:
+    config = dataclasses.replace(settings(rows, batch_size=5), steps=None, epochs=2.0)
+    assert foreword.train(tiny_base(), config).steps == 10  # 24 rows are 5 batches
+
+
+def test_bad_rows_are_counted_when_allowed(rows) -> None:
+    seen = []
+
+    class Watch:
+        def started(self, run, steps, done, bad_rows):
+            seen.extend(bad_rows)
+
+        def updated(self, row): ...
+        def validated(self, row): ...
+
+    with (rows / "train.jsonl").open("a") as handle:
+        handle.write('{"input": 3, "target": "x"}\n')
+    foreword.train(tiny_base(), settings(rows, steps=1, max_bad_rows=1), Watch())
+    assert [str(bad) for bad in seen] == [f"{rows / 'train.jsonl'}:25: field 'input' must be text, not int (3)"]
+
+
+def test_tensorboard_gets_the_curves(rows) -> None:
+    result = foreword.train(tiny_base(), settings(rows, steps=4, trackers=("tensorboard",)))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next((result.run / "trackers").rglob("events*")).parent))
+    events.Reload()
+    assert {"loss", "validation_loss", "learning_rate"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+
+
+def test_global_random_state_is_left_alone(rows) -> None:
+    base = tiny_base()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    foreword.train(base, settings(rows, steps=1, method="mlp"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_learning_rate_schedule() -> None:
+    linear = [learning_rate(step, 10, 1.0, 2, 0.1, "linear") for step in range(1, 11)]
+    assert linear[:2] == [0.5, 1.0]
+    assert linear[-1] == pytest.approx(0.1)
+    assert linear[5] == pytest.approx(0.1 + 0.9 * (1 - 4 / 8))
+    assert learning_rate(6, 10, 1.0, 2, 0.1, "cosine") == pytest.approx(0.55)
+    assert learning_rate(10, 10, 1.0, 2, 0.1, "constant") == 1.0
+    assert learning_rate(1, 1, 1.0, 0, 0.1, "linear") == pytest.approx(0.1)
