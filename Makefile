@@ -45,7 +45,8 @@ build: $(READY)
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
 bench: $(READY)
-	$(BIN)/python bench/e2e.py
+	$(PIP) --no-build-isolation --editable ".[bench]"
+	$(BIN)/python bench/e2e.py --out bench/results/e2e.json
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

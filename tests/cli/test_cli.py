@@ -160,7 +160,23 @@ def test_help_is_there_for_each_command(verb, capsys) -> None:
 def test_train_has_the_promised_flags(capsys) -> None:
     execute(["train", "--help"])
     text = capsys.readouterr().out
-    for flag in ["model", "data", "validation", "template", "method", "length", "init", "init-text", "steps", "epochs", "batch-size", "lr", "seed", "output", "resume"]:
+    for flag in [
+        "model",
+        "data",
+        "validation",
+        "template",
+        "method",
+        "length",
+        "init",
+        "init-text",
+        "steps",
+        "epochs",
+        "batch-size",
+        "lr",
+        "seed",
+        "output",
+        "resume",
+    ]:
         assert f"--{flag} " in text.replace("\n", " ")
 
 
@@ -181,6 +197,9 @@ def test_demo_in_short(smollm2, tmp_path, capsys, monkeypatch) -> None:
         assert expected in text
     prefix = Prefix.load(tmp_path / "demo" / "run" / "prefix")
     assert prefix.length == 32
-    training = {json.loads(line)["where"].split(".")[0] for line in (tmp_path / "demo" / "train.jsonl").open()}
-    validation = {json.loads(line)["where"].split(".")[0] for line in (tmp_path / "demo" / "valid.jsonl").open()}
+    training, validation = (
+        {json.loads(line)["where"].split(".")[0] for line in (tmp_path / "demo" / name).read_text().splitlines()}
+        for name in ("train.jsonl", "valid.jsonl")
+    )
+    assert validation
     assert not training & validation

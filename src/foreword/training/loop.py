@@ -183,7 +183,7 @@ def _accelerator(base: Base, config: TrainConfig, folder: Path) -> Any:
             raise ConfigError("trackers", f"{name!r} is not known; choose from {', '.join(LOGGER_TYPE_TO_CLASS)}")
         if name not in {str(tracker) for tracker in get_available_trackers()}:
             raise ConfigError("trackers", f"{name!r} is not installed: pip install {name}")
-    AcceleratorState._reset_state(reset_partial_state=True)  # a run before this one may have chosen otherwise
+    AcceleratorState._reset_state()  # a run before this one may have chosen another precision
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         cpu=base.device.type == "cpu",
