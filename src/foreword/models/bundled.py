@@ -90,7 +90,3 @@ def _convert(gguf: Path, target: Path) -> None:
         for file in folder.iterdir():
             file.chmod(0o644)
             fsync(file)
-
-
-if __name__ == "__main__":
-    print(ensure())
