@@ -162,6 +162,15 @@ def test_unsupported_architectures_name_the_module() -> None:
         find_slots(loading.empty_model(GPT2Config(n_layer=1, add_cross_attention=True)))
 
 
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_a_gguf_file_is_the_bundled_model(smollm2) -> None:
+    base = foreword.load(bundled._require(), device="cpu")
+    assert base.fingerprint.quantisation == "GGUF"
+    batch = base.tokenizer("The capital of France is", return_tensors="pt")
+    assert torch.equal(base.model(**batch).logits, smollm2.model(**batch).logits)
+
+
 @pytest.mark.smollm2
 def test_the_bundled_model(smollm2) -> None:
     assert len(smollm2.slots) == 30

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -154,7 +154,7 @@ class Loop:
         patience = self._config.patience
         return patience is not None and self.progress.stale >= patience
 
-    def _refuse(self, what: str, step: int, examples: list[Example]) -> None:
+    def _refuse(self, what: str, step: int, examples: list[Example]) -> NoReturn:
         rows = ", ".join(example.where for example in examples)
         raise NonFiniteError(
             f"step {step}: the {what} is not finite; no update was made (rows {rows}). "
@@ -173,16 +173,22 @@ def _parts(examples: list[Example], count: int) -> Iterator[list[Example]]:
         yield examples[start : start + size]
 
 
+def check_trackers(names: tuple[str, ...]) -> None:
+    """Raise `ConfigError` for a tracker that is not known or not installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    available = {str(tracker) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ConfigError("trackers", f"{name!r} is not known; choose from {', '.join(LOGGER_TYPE_TO_CLASS)}")
+        if name not in available:
+            raise ConfigError("trackers", f"{name!r} is not installed: pip install {name}")
+
+
 def _accelerator(base: Base, config: TrainConfig, folder: Path) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-    for name in config.trackers:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise ConfigError("trackers", f"{name!r} is not known; choose from {', '.join(LOGGER_TYPE_TO_CLASS)}")
-        if name not in {str(tracker) for tracker in get_available_trackers()}:
-            raise ConfigError("trackers", f"{name!r} is not installed: pip install {name}")
     AcceleratorState._reset_state()  # a run before this one may have chosen another precision
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,

@@ -21,7 +21,7 @@ from foreword.models.rendering import Renderer
 from foreword.prefix import Prefix
 from foreword.training.checkpoint import find_checkpoint, read_state
 from foreword.training.folder import RunFolder
-from foreword.training.loop import Loop
+from foreword.training.loop import Loop, check_trackers
 
 # Settings that may differ between a run and its resumption: they don't change what is computed.
 _FREE = {
@@ -73,6 +73,7 @@ def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> 
 def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainResult:
     method = get_method(config.method)
     options = method.parse_options(config.options)
+    check_trackers(config.trackers)
     checkpoint = None if config.resume is None else find_checkpoint(Path(config.resume))
     if checkpoint is not None:
         _require_same(config, checkpoint)
