@@ -28,6 +28,12 @@ def test_formats_agree(tmp_path, name, text) -> None:
     assert build(TrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
+def test_a_number_that_yaml_takes_for_text(tmp_path) -> None:
+    (tmp_path / "run.yaml").write_text("lr: 6e-2\ntemplate: 1e-2\n")
+    config = build(TrainConfig, read_settings(tmp_path / "run.yaml"))
+    assert (config.lr, config.template) == (0.06, "1e-2")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

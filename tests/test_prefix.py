@@ -76,6 +76,19 @@ def test_saving_over_something_else_is_refused(tmp_path) -> None:
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
+def test_a_folder_with_another_manifest_is_not_ours_to_replace(tmp_path) -> None:
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "an app"}')
+    with pytest.raises(PrefixFormatError, match="not a saved prefix"):
+        small().save(tmp_path / "web")
+    kept = small().save(tmp_path / "p")
+    (kept / "NOTES.txt").write_text("mine")
+    with pytest.raises(PrefixFormatError, match="not a saved prefix"):
+        small(5).save(kept)
+    assert (kept / "NOTES.txt").read_text() == "mine"
+    assert Prefix.load(kept).length == 3
+
+
 def test_a_failed_save_leaves_the_old_prefix(tmp_path, monkeypatch) -> None:
     small(3).save(tmp_path / "p")
     monkeypatch.setattr("foreword.format.save_file", _disk_full)

@@ -111,7 +111,8 @@ class TrainConfig(DataConfig):
             raise ConfigError("init_text", f"has no meaning with init {self.init!r}")
 
 
-METRICS = ("loss", "perplexity", "bleu", "chrf", "rouge_l", "exact_match")
+TEXT_METRICS = ("bleu", "chrf", "rouge_l", "exact_match")
+METRICS = ("loss", "perplexity", *TEXT_METRICS)
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,18 @@ def check_types(config: Any) -> None:
             object.__setattr__(config, item.name, float(value))
         elif isinstance(value, Path) and _accepts("", hint):
             object.__setattr__(config, item.name, str(value))
+        elif isinstance(value, str) and _is_number(value) and _accepts(1.0, hint) and not _accepts("", hint):
+            object.__setattr__(config, item.name, float(value))  # YAML reads 6e-2 as text
         elif not _accepts(value, hint):
             raise ConfigError(item.name, f"must be {_describe(hint)}, not {value!r}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _accepts(value: Any, hint: Any) -> bool:

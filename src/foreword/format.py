@@ -193,4 +193,13 @@ def _dtype_name(tensor: Tensor) -> str:
 
 
 def _replaceable(path: Path) -> bool:
-    return path.is_dir() and (not any(path.iterdir()) or (path / MANIFEST).is_file())
+    """Whether `path` is an empty folder, or a saved prefix with nothing else in it."""
+    if not path.is_dir() or not {entry.name for entry in path.iterdir()} <= {TENSORS, MANIFEST}:
+        return False
+    if not (path / MANIFEST).exists():
+        return not (path / TENSORS).exists()
+    try:
+        read_manifest(path)
+    except PrefixFormatError:
+        return False
+    return True

@@ -184,7 +184,7 @@ class Prefix:
     def from_text(cls, text: str, base: Base, *, length: int | None = None) -> Prefix:
         """The keys and values that `base` computes for `text`: the text in front, without its cost.
 
-        length: use only the first `length` tokens. No special tokens are added.
+        length: exactly so many virtual tokens, the text cut or repeated. No special tokens are added.
         Raises `PrefixError` if the text has no tokens.
         """
         from foreword.init.text import text_prefix

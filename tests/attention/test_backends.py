@@ -147,8 +147,9 @@ def test_arguments_that_would_be_dropped_are_refused(name) -> None:
         make_call(**{name: torch.zeros(4)})
 
 
-def test_output_attentions_is_refused() -> None:
-    base = tiny_base()
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
+def test_output_attentions_is_refused(kind) -> None:
+    base = tiny_base(kind)
     with (
         base.attach(trained_like(base, 3)),
         pytest.raises((AttentionArgumentError, ValueError), match="output_attentions"),

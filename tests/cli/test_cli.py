@@ -82,6 +82,32 @@ def test_resume_takes_the_runs_own_settings(place, capsys) -> None:
     assert "batch_size 16, not 3" in capsys.readouterr().err
 
 
+def test_brackets_and_own_fields(place, capsys) -> None:
+    """Template text that looks like markup; fields by other names, which eval takes from the prefix."""
+    rows = [{"code": f"c{i}", "summary": "s"} for i in range(20)]
+    (place / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"code": 1}\n')
+    flags = [
+        "--data",
+        "own.jsonl",
+        "--template",
+        "[INST] {code} [/INST]",
+        "--set",
+        "target_field=summary",
+        "--set",
+        "lr=0.02",
+    ]
+    assert execute(["train", "run.yaml", *flags, "--output", "out[x]", "--max-bad-rows", "1"]) == 0
+    assert "own.jsonl:21" in capsys.readouterr().err
+    assert json.loads((place / "out[x]" / "config.json").read_text())["lr"] == 0.02
+    assert execute(["show", "out[x]/prefix"]) == 0
+    text = capsys.readouterr().out
+    assert "[INST] {code} [/INST]" in text
+    assert "out[x]" in text
+    flags = ["--data", "own.jsonl", "--metrics", "loss", "--max-bad-rows", "1", "--json"]
+    assert execute(["eval", *flags, "--prefix", "out[x]/prefix"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 20
+
+
 def test_numbered_run_folders(place, capsys) -> None:
     for number in (1, 2):
         assert execute(["train", "run.yaml", "--steps", "1"]) == 0
@@ -116,6 +142,10 @@ def test_slots(place, capsys) -> None:
         (["slots", "nobody/nothing"], 1, "no readable configuration"),
         (["eval", "--data", "train.jsonl", "--metrics", "blue"], 2, "'blue' is not known"),
         (["demo", "--output", "model"], 2, "not empty"),
+        (["demo", "--output", "run.yaml"], 2, "not empty"),
+        (["eval", "--data", "train.jsonl", "--metrics", "loss", "--answers", "a.txt"], 2, "without a text metric"),
+        (["eval", "--data", "train.jsonl", "--answers", "no/a.txt"], 2, "no is not a folder"),
+        (["train", "run.yaml", "--set", "lr=-1"], 2, "lr: must be above 0"),
     ],
 )
 def test_errors_are_one_line_and_not_zero(place, capsys, arguments, code, message) -> None:

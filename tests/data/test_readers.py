@@ -72,6 +72,9 @@ BAD = {
     "target list": (b'{"input": "a", "target": ["x"]}', "field 'target' must be text, not list"),
     "references empty": (b'{"input": "a", "references": []}', "must be a list of at least one text"),
     "references of numbers": (b'{"input": "a", "references": ["x", 3]}', "holds 3, not a text"),
+    "references of nothing": (b'{"input": "a", "target": "x", "references": [null]}', "holds None, not a text"),
+    "half a surrogate": (b'{"input": "a", "target": "\\ud83d"}', "half a surrogate pair"),
+    "endless number": (b'{"input": ' + b"1" * 5000 + b"}", "not valid JSON"),
     "bad UTF-8": (b'{"input": "\xff", "target": "x"}', "not valid UTF-8 (byte 11"),
     "bad JSON": (b'{"input": ', "not valid JSON"),
     "deep JSON": (b"[" * 100_000, "not valid JSON"),
@@ -95,6 +98,16 @@ def test_bad_rows_are_reported_with_file_and_line(tmp_path, kind) -> None:
     examples, bad = load_examples(str(path), renderer, max_tokens=100, max_bad_rows=1)
     assert [example.where for example in examples] == [f"{path}:1", f"{path}:3"]
     assert [entry.line for entry in bad] == [2]
+
+
+def test_a_target_is_trained_on_and_references_are_measured_against(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"input": "a", "target": "x", "references": ["y", "z"]}\n{"input": "a", "references": ["y", "z"]}\n'
+    )
+    both, only = load_examples(str(path), Renderer(byte_tokenizer()))[0]
+    assert (both.target, both.references) == ("x", ("y", "z"))
+    assert (only.target, only.references) == ("y", ("y", "z"))
 
 
 def test_bad_csv_rows(tmp_path) -> None:

@@ -73,6 +73,13 @@ def test_a_folder_without_weights_or_tokenizer(tmp_path, folder) -> None:
         foreword.load(folder)
 
 
+def test_truncated_weights_are_a_typed_error(folder) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="can't be loaded"):
+        foreword.load(folder)
+
+
 def test_missing_wheel_says_how_to_install_it(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("FOREWORD_CACHE", str(tmp_path))
     monkeypatch.setattr(bundled, "WHEEL", "no-such-wheel")

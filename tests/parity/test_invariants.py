@@ -120,6 +120,18 @@ def test_activation_checkpointing(kind, changes, backward) -> None:
     assert base.model.config._attn_implementation != IMPLEMENTATION
 
 
+def test_a_reference_policy_inside_a_checkpointed_step() -> None:
+    """The plain base within an attach, without gradients, while layers checkpoint: no prefix leaks into it."""
+    base = tiny_base("llama")
+    prefix, batch = trained_like(base, 6, grad=True), random_batch([11, 4])
+    plain = run(base, None, batch)
+    enable_checkpointing(base.model, reentrant=False)
+    with base.attach(prefix):
+        base.model(**batch, use_cache=False)
+        with base.attach(None), torch.no_grad():
+            assert relative(base.model(**batch, use_cache=False).logits, plain) < TOLERANCE
+
+
 def test_reentrant_checkpointing_is_refused() -> None:
     base = tiny_base("llama")
     prefix = trained_like(base, 4, grad=True)
@@ -165,6 +177,14 @@ def test_generation_equals_the_reference(kind, changes, options) -> None:
         fast, slow = tokens(prefix, "auto"), tokens(prefix, "reference")
         assert torch.equal(fast, slow)
         assert not torch.equal(fast, tokens(None, "auto"))
+
+
+def test_inference_mode() -> None:
+    base = tiny_base("llama")
+    prefix, batch = trained_like(base, 6), random_batch([9, 5], "left")
+    expected = generate(base, prefix, batch)
+    with torch.inference_mode():
+        assert torch.equal(generate(base, prefix, batch), expected)
 
 
 def test_generation_equals_past_key_values() -> None:
@@ -262,6 +282,30 @@ def test_a_second_thread_on_the_same_base_is_refused() -> None:
         thread.join()
     assert len(raised) == 1
     assert "another thread" in str(raised[0])
+
+
+def test_threads_that_race_leave_the_base_whole() -> None:
+    base = tiny_base("llama")
+    prefix, batch = trained_like(base, 4), random_batch([5])
+    before = base.model(**batch).logits
+    start = threading.Barrier(4)
+
+    def work() -> None:
+        start.wait()
+        for _ in range(50):
+            try:
+                with base.attach(prefix):
+                    pass
+            except AttachError:
+                continue
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert base.model.config._attn_implementation != IMPLEMENTATION
+    assert torch.equal(base.model(**batch).logits, before)
 
 
 def test_rows_that_do_not_go_with_the_batch() -> None:

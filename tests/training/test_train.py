@@ -182,6 +182,54 @@ def test_damaged_and_foreign_checkpoints_are_refused(rows) -> None:
         foreword.train(base, settings(rows, resume=str(run)))
 
 
+def test_a_resumed_run_takes_what_is_left_open_from_before(rows) -> None:
+    base = tiny_base()
+    whole = foreword.train(base, settings(rows, "whole"))
+    for later in list_checkpoints(whole.run / "checkpoints")[1:]:
+        shutil.rmtree(later)
+    shutil.rmtree(whole.run / "prefix")
+    config = dataclasses.replace(settings(rows, resume=str(whole.run)), lr=None, template=None, steps=None)
+    resumed = foreword.train(base, dataclasses.replace(config, output=None))
+    assert equal(tensors(resumed.prefix), tensors(whole.prefix))
+
+
+def test_other_rows_or_weights_are_not_resumed(rows) -> None:
+    run = foreword.train(tiny_base(), settings(rows, steps=2)).run
+    with pytest.raises(CheckpointError, match="other weights"):
+        foreword.train(tiny_base(seed=1), settings(rows, steps=2, resume=str(run)))
+    lines = (rows / "train.jsonl").read_text().replace("plum", "lime")
+    (rows / "train.jsonl").write_text(lines)
+    with pytest.raises(CheckpointError, match="other data"):
+        foreword.train(tiny_base(), settings(rows, steps=2, resume=str(run)))
+
+
+def test_a_run_that_failed_at_once_can_be_tried_again(rows, monkeypatch) -> None:
+    import foreword.training.loop as loop
+
+    base, real = tiny_base(), loop.mean_loss
+    monkeypatch.setattr(loop, "mean_loss", lambda *_: (float("nan"), 1))
+    with pytest.raises(NonFiniteError, match="step 0: the validation loss is not finite"):
+        foreword.train(base, settings(rows, steps=1))
+    monkeypatch.setattr(loop, "mean_loss", real)
+    assert foreword.train(base, settings(rows, steps=1)).steps == 1
+
+
+@pytest.mark.parametrize("kind", ["opt", "starcoder2", "gpt_neox"])
+def test_functional_dropout_stays_off_under_checkpointing(rows, kind) -> None:
+    rates = {
+        "opt": {"dropout": 0.5},
+        "starcoder2": {"residual_dropout": 0.5, "embedding_dropout": 0.5},
+        "gpt_neox": {"hidden_dropout": 0.5},
+    }
+    base = tiny_base(kind, **rates[kind])
+    one = foreword.train(base, settings(rows, "one", steps=2))
+    other = foreword.train(base, settings(rows, "other", steps=2, activation_checkpointing=True))
+    for a, b in zip(tensors(one.prefix).values(), tensors(other.prefix).values(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    if kind == "opt":
+        assert {layer.dropout for layer in base.model.model.decoder.layers} == {0.5}
+
+
 def test_wrong_settings_stop_before_anything_is_written(rows) -> None:
     base = tiny_base()
     wrong = [

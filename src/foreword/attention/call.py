@@ -36,7 +36,8 @@ class MaskCache:
         """(additive mask `[B, 1 or H, n, length]`, hidden queries) for a boolean or additive `mask`."""
         if mask is None:
             return None, None
-        key = (id(mask), mask._version, query.dtype, query.shape[0], length)
+        version = 0 if mask.is_inference() else mask._version  # inference tensors keep none
+        key = (id(mask), version, query.dtype, query.shape[0], length)
         if key not in self._known:
             if len(self._known) >= 4:
                 del self._known[next(iter(self._known))]
@@ -97,8 +98,7 @@ def normalise(
             raise AttentionArgumentError(
                 f"{type(module).__name__} passes {name!r} ({meaning}), which Foreword's attention does not support"
             )
-    if others.get("output_attentions"):
-        raise AttentionArgumentError("output_attentions=True is not available while a prefix is attached; leave it out")
+    refuse_attentions(others)
     if mask is not None and not isinstance(mask, Tensor):
         raise AttentionArgumentError(f"an attention mask of type {type(mask).__name__} is not supported")
     dtype = torch.get_autocast_dtype(query.device.type) if _autocast(query) else value.dtype
@@ -111,6 +111,12 @@ def normalise(
     additive, hidden = masks.additive(mask, query, t)
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     return AttentionCall(query, key, value, additive, hidden, causal, scale, softcap, dropout)
+
+
+def refuse_attentions(arguments: dict[str, Any]) -> None:
+    """Raise `AttentionArgumentError` if attention weights are asked for: no kernel here returns them."""
+    if arguments.get("output_attentions"):
+        raise AttentionArgumentError("output_attentions=True is not available while a prefix is attached; leave it out")
 
 
 def causal_mask(n: int, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from foreword.attention import backends, positions, recompute
-from foreword.attention.call import AttentionCall, MaskCache, normalise
+from foreword.attention.call import AttentionCall, MaskCache, normalise, refuse_attentions
 from foreword.attention.merge import two_part_attention
 from foreword.attention.reference import reference_attention
 from foreword.attention.rows import RowMap
@@ -33,6 +33,7 @@ IMPLEMENTATION = "foreword"
 BACKENDS = ("auto", "math", "reference")
 _SLOT = "_foreword_slot"
 _INJECTOR = "_foreword_injector"
+_LOCK = threading.Lock()  # held only while something is installed or removed
 
 
 class Attachment:
@@ -122,25 +123,37 @@ class Injector:
             self._model.get_submodule(slot.module).__dict__.pop(_SLOT, None)
 
     @contextmanager
-    def active(self, attachment: Attachment) -> Iterator[None]:
-        """Make `attachment` current, installing first where nothing is attached (any more)."""
-        holder = self._model.__dict__.get(_INJECTOR)
-        if holder is None:
-            self.install()
-        injector: Injector = holder or self
+    def active(self, attachment: Attachment, own_thread: bool = False) -> Iterator[None]:
+        """Make `attachment` current, installing first where nothing is attached (any more).
+
+        own_thread: refuse if another thread has attached; a recomputation on autograd's thread may go on.
+        """
+        with _LOCK:
+            holder: Injector | None = self._model.__dict__.get(_INJECTOR)
+            if own_thread and holder is not None and holder.owner != threading.get_ident():
+                raise AttachError(
+                    "another thread has a prefix attached to this model; attach a list with one prefix per row, "
+                    "or use a second model"
+                )
+            if holder is None:
+                self.owner = threading.get_ident()
+                self.install()
+        injector = holder or self
         previous, injector.current = injector.current, attachment
         try:
             yield
         finally:
             injector.current = previous
             if holder is None:
-                self.remove()
+                with _LOCK:
+                    self.remove()
 
     def _before_stack(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         attachment = self.current
         if attachment is None:
             return args, kwargs
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
+        refuse_attentions(arguments)
         tokens = positions.tokens_of(arguments)
         batch, n = tokens.shape[:2]
         offsets = attachment.offset_tensor(batch, tokens.device)
@@ -150,8 +163,7 @@ class Injector:
                 highest = max(attachment.offsets)
                 bound = positions.past_length(arguments) + n + highest
                 positions.check_limit(arguments["position_ids"], self._slots.position_limit, bound, highest)
-        if torch.is_grad_enabled():
-            recompute.wrap(module, self, attachment)
+        recompute.wrap(module, self, attachment)  # without gradients too: layers checkpoint whenever they train
         return (), arguments
 
 
@@ -162,16 +174,11 @@ def attach(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None], b
     An inner attach replaces the outer one until it ends. Raises `AttachError` if another thread has
     something attached to the same model.
     """
-    holder: Injector | None = model.__dict__.get(_INJECTOR)
-    if holder is not None and holder.owner != threading.get_ident():
-        raise AttachError(
-            "another thread has a prefix attached to this model; attach a list with one prefix per row, or use a second model"
-        )
     parameter = next(p for p in model.parameters() if p.is_floating_point())
     attachment = Attachment(rows, parameter, backend)
-    injector = holder or Injector(model, slots)
+    injector = model.__dict__.get(_INJECTOR) or Injector(model, slots)
     try:
-        with injector.active(attachment):
+        with injector.active(attachment, own_thread=True):
             yield
     finally:
         attachment.masks.clear()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from foreword.errors import RecomputeError
@@ -46,7 +47,7 @@ def wrap(stack: nn.Module, injector: Injector, attachment: Attachment) -> None:
     for layer in _checkpointed(stack):
         current = getattr(layer, _ATTRIBUTE)
         original = current.original if isinstance(current, CheckpointWithPrefix) else current
-        if getattr(original, "keywords", {}).get("use_reentrant"):
+        if torch.is_grad_enabled() and getattr(original, "keywords", {}).get("use_reentrant"):
             raise RecomputeError(
                 "reentrant activation checkpointing loses the prefix's gradients; enable it with "
                 "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})"

@@ -37,12 +37,12 @@ Template = Annotated[
 
 def out() -> Console:
     """Results."""
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)
 
 
 def err() -> Console:
     """Progress and notes; `is_terminal` says whether to show progress."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 def print_json(value: Any) -> None:

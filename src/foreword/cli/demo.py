@@ -38,7 +38,7 @@ def command(
     from foreword.files import free_name
 
     output = output or free_name(Path("runs/demo"))
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError("--output", f"{output} exists and is not empty; remove it or choose another folder")
     began = time.monotonic()
     base = common.load_base(model or DEFAULT_MODEL)
@@ -114,7 +114,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         "  foreword train --data your.jsonl --template '{input}\\nSummary:'",
     )
     for line in lines:
-        common.out().print(line, soft_wrap=True, markup=False)
+        common.out().print(line, soft_wrap=True)
 
 
 def _short(code: str, lines: int = 6) -> str:

@@ -25,6 +25,14 @@ def command(
     rows: Annotated[int | None, typer.Option("--rows", help="Only the first so many rows.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer. Default: 64.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Rows at once. Default: 16.")] = None,
+    input_field: Annotated[
+        str | None,
+        typer.Option("--input-field", help="The input's field. Default: as the prefix was trained, else input."),
+    ] = None,
+    target_field: Annotated[
+        str | None,
+        typer.Option("--target-field", help="The target's field. Default: as the prefix was trained, else target."),
+    ] = None,
     max_bad_rows: Annotated[int | None, typer.Option("--max-bad-rows", help="Bad rows allowed. Default: 0.")] = None,
     answers: Annotated[
         Path | None, typer.Option("--answers", help="Write the answers to this file, one a line.")
@@ -38,14 +46,24 @@ def command(
 
     Example: foreword eval --data valid.jsonl --prefix runs/e2e/prefix --metrics loss,bleu
     """
-    from foreword.config import EvalConfig, build
+    from foreword.config import TEXT_METRICS, EvalConfig, build
+    from foreword.errors import ConfigError
+    from foreword.format import read_manifest
 
     chosen = tuple(name.strip() for name in metrics.split(",")) if metrics else None
     flags = common.given(
         data=data, prefix=prefix, template=common.unescape(template), metrics=chosen, rows=rows,
         max_new_tokens=max_new_tokens, batch_size=batch_size, max_bad_rows=max_bad_rows, dtype=dtype, device=device,
     )  # fmt: skip
+    flags |= common.given(input_field=input_field, target_field=target_field)
+    if prefix is not None:
+        trained = read_manifest(Path(prefix))["record"].get("config", {})
+        flags = {name: trained[name] for name in ("input_field", "target_field") if name in trained} | flags
     config = build(EvalConfig, flags | {"model": common.model_for(model, prefix)}, "flags")
+    if answers is not None and not set(config.metrics) & set(TEXT_METRICS):
+        raise ConfigError("--answers", f"there are none without a text metric ({', '.join(TEXT_METRICS)})")
+    if answers is not None and not answers.absolute().parent.is_dir():
+        raise ConfigError("--answers", f"{answers.parent} is not a folder")
     base = common.load_base(config.model, config.dtype, config.device)
     from foreword.evaluation import evaluate
 

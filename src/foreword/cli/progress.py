@@ -41,7 +41,7 @@ class TrainingProgress:
 
     def started(self, run: Path, steps: int, done: int, bad_rows: list[BadRow]) -> None:
         for bad in bad_rows:
-            self._console.print(f"note: left out {bad}", markup=False, soft_wrap=True)
+            self._console.print(f"note: left out {bad}", soft_wrap=True)
         if self._task is None:
             self._task = self._bar.add_task(self._text(), total=steps)
         self._bar.update(self._task, completed=done)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from foreword.cli import common
 
@@ -29,7 +30,7 @@ def command(
         common.print_json(manifest)
         return
     record, base = manifest["record"], manifest["base"]
-    table = Table(show_header=False, title=prefix)
+    table = Table(show_header=False, title=Text(prefix))
     table.add_column()
     table.add_column(overflow="fold")
     first = next(iter(loaded.slots.values()))
@@ -51,5 +52,5 @@ def command(
     shown = ("template", "step", "validation_loss", "training_rows", "trained_parameters")
     facts |= {name.replace("_", " "): repr(record[name]) for name in shown if name in record}
     for name, fact in facts.items():
-        table.add_row(name, fact)
+        table.add_row(name, Text(fact))
     common.out().print(table)

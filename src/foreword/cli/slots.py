@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from foreword.cli import common
 
@@ -38,7 +39,7 @@ def command(
             }
         )
         return
-    table = Table(title=f"{model}: {len(found.slots)} slots")
+    table = Table(title=Text(f"{model}: {len(found.slots)} slots"))
     for column in ("slot", "module", "backend"):
         table.add_column(column, overflow="fold")
     for column in ("heads", "KV heads", "head_dim", "window", "parameters"):

@@ -65,6 +65,9 @@ def command(
         float | None,
         typer.Option("--lr", help="Peak learning rate. Default: the method's own (direct 0.06)."),
     ] = None,
+    max_bad_rows: Annotated[
+        int | None, typer.Option("--max-bad-rows", help="Bad rows allowed; each is reported and left out. Default: 0.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of row order and random initialisation. Default: 0.")
     ] = None,
@@ -104,9 +107,10 @@ def command(
     flags = common.given(
         model=model, data=data, validation=validation, template=common.unescape(template), method=method,
         length=length, init=init, init_text=init_text, init_prefix=init_prefix, steps=steps, epochs=epochs,
-        batch_size=batch_size, accumulation=accumulation, lr=lr, seed=seed, output=output, resume=resume,
-        dtype=dtype, device=device, **_pairs("--set", settings),
+        batch_size=batch_size, accumulation=accumulation, lr=lr, seed=seed, max_bad_rows=max_bad_rows, output=output, resume=resume,
+        dtype=dtype, device=device,
     )  # fmt: skip
+    flags = _pairs("--set", settings) | flags
     if option:
         flags["options"] = _pairs("--option", option)
     config = _config(run, flags)

@@ -73,13 +73,14 @@ def _example(row: Row, renderer: Renderer, target_field: str, max_tokens: int | 
     problem = _first_problem(row.fields, renderer.fields, target_field)
     if problem is not None:
         return BadRow(row.file, row.line, problem)
-    references = _references(row.fields, target_field)
+    references = tuple(row.fields.get("references") or (row.fields[target_field],))
+    target = row.fields[target_field] if target_field in row.fields else references[0]
     prompt = renderer.prompt(row.fields)
     example = Example(
         tuple(renderer.prompt_ids(prompt)),
-        tuple(renderer.target_ids(prompt, references[0])),
+        tuple(renderer.target_ids(prompt, target)),
         prompt,
-        references[0],
+        target,
         references,
         row.where,
     )
@@ -98,14 +99,19 @@ def _first_problem(fields: dict[str, Any], inputs: Sequence[str], target_field: 
     for name in inputs:
         if problem := _text_problem(fields, name):
             return problem
-    if target_field in fields or "references" not in fields:
-        return _text_problem(fields, target_field)
-    references = fields["references"]
+    references = fields.get("references")
+    needs_target = target_field in fields or references is None
+    if needs_target and (problem := _text_problem(fields, target_field)):
+        return problem
+    if references is None:
+        return None
     if not isinstance(references, list) or not references:
         return f"field 'references' must be a list of at least one text, not {references!r:.60}"
     for reference in references:
         if not isinstance(reference, str) or not reference.strip():
             return f"field 'references' holds {reference!r:.60}, not a text"
+        if not _encodable(reference):
+            return "field 'references' holds half a surrogate pair, which is not text"
     return None
 
 
@@ -115,11 +121,14 @@ def _text_problem(fields: dict[str, Any], name: str) -> str | None:
     value = fields[name]
     if not isinstance(value, str):
         return f"field {name!r} must be text, not {type(value).__name__} ({value!r:.40})"
+    if not _encodable(value):
+        return f"field {name!r} holds half a surrogate pair, which is not text"
     return None if value.strip() else f"field {name!r} is empty"
 
 
-def _references(fields: dict[str, Any], target_field: str) -> tuple[str, ...]:
-    references = fields.get("references")
-    if target_field not in fields:
-        return tuple(references or ())
-    return tuple(references) if isinstance(references, list) and references else (fields[target_field],)
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -76,7 +76,7 @@ def _json_row(path: Path, line: int, raw: bytes) -> Row | BadRow:
         value = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         return BadRow(str(path), line, f"not valid UTF-8 (byte {error.start} of the line)")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         return BadRow(str(path), line, f"not valid JSON: {error}")
     if not isinstance(value, dict):
         return BadRow(str(path), line, f"must be a JSON object, not {type(value).__name__}")

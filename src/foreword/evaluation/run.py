@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foreword.config import EvalConfig
+from foreword.config import TEXT_METRICS, EvalConfig
 from foreword.data import BadRow, Example, load_examples
 from foreword.evaluation import metrics as scores
 from foreword.models import Base
@@ -15,8 +15,6 @@ from foreword.models.generation import generate_ids
 from foreword.models.rendering import Renderer
 from foreword.prefix import Prefix
 from foreword.tasks.lm import mean_loss
-
-TEXT_METRICS = ("bleu", "chrf", "rouge_l", "exact_match")
 
 
 @dataclass(frozen=True)

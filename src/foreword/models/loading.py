@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
 from foreword.models.base import Base
@@ -16,6 +18,10 @@ from foreword.models.weights import hash_files, weight_files
 
 DTYPES = ("float32", "bfloat16", "float16")
 BUNDLED_FOR = {"HuggingFaceTB/SmolLM2-135M-Instruct": bundled.NAME}
+
+
+# What Transformers, safetensors and tokenizers raise at files they can't use
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def load(
         options["gguf_file"] = source.gguf_file
     try:
         loaded = AutoModelForCausalLM.from_pretrained(source.folder, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"{model} can't be loaded: {_first_line(error)}") from error
     files = [source.folder / source.gguf_file] if source.gguf_file else weight_files(source.folder)
     return Base(
@@ -107,9 +113,9 @@ def resolve(model: str | Path, announce: Callable[[str], None] | None = None) ->
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path} does not exist")
-        return Source(path.parent, path.stem, path.name, quantisation="GGUF")
+        return Source(path.parent, str(path.absolute()), path.name, quantisation="GGUF")
     if path.is_dir():
-        return Source(path, name)
+        return Source(path, str(path.absolute()))
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name} is neither a model folder, a .gguf file nor a hub id")
     return _from_hub(name, announce)
@@ -143,7 +149,7 @@ def _tokenizer(source: Source) -> Any:
     options = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"{source.name} has no readable tokenizer: {_first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

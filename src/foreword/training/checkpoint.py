@@ -43,14 +43,21 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     config: dict[str, Any],
+    inputs: dict[str, str],
 ) -> Path:
-    """Write `folder`/step-N atomically and return its path."""
+    """Write `folder`/step-N atomically and return its path. inputs: digests of what the run was given."""
     target = folder / f"step-{progress.step:06d}"
     tensors = _tensors(producer, optimizer)
     with new_folder(target) as temporary:
         save_file(tensors, temporary / TENSORS)
         digest = hashlib.sha256((temporary / TENSORS).read_bytes()).hexdigest()
-        state = {"version": VERSION, "progress": asdict(progress), "config": config, "digest": digest}
+        state = {
+            "version": VERSION,
+            "progress": asdict(progress),
+            "config": config,
+            "inputs": inputs,
+            "digest": digest,
+        }
         write_json(temporary / STATE, state)
     return target
 
@@ -76,8 +83,8 @@ def find_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
-def read_state(path: Path) -> tuple[Progress, dict[str, Any]]:
-    """(progress, config) of a checkpoint. Raises `CheckpointError` if it is damaged."""
+def read_state(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Any]]:
+    """(progress, config, digests of inputs) of a checkpoint. Raises `CheckpointError` if it is damaged."""
     file = path / STATE
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
@@ -85,14 +92,14 @@ def read_state(path: Path) -> tuple[Progress, dict[str, Any]]:
             raise CheckpointError(f"{file}: version {state['version']!r} is not readable here (known: {VERSION})")
         if state["digest"] != hashlib.sha256((path / TENSORS).read_bytes()).hexdigest():
             raise CheckpointError(f"{path / TENSORS}: digest differs from {STATE}; the file was changed or damaged")
-        return Progress(**state["progress"]), dict(state["config"])
+        return Progress(**state["progress"]), dict(state["config"]), dict(state["inputs"])
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: not a readable checkpoint: {error}") from error
 
 
 def load_checkpoint(path: Path, producer: Producer, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint's tensors into `producer`, `optimizer` and the random generators."""
-    progress, _ = read_state(path)
+    progress, _, _ = read_state(path)
     try:
         tensors = load_file(path / TENSORS)
     except (SafetensorError, OSError) as error:

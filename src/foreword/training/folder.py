@@ -25,7 +25,7 @@ class RunFolder:
     def create(cls, config: TrainConfig) -> RunFolder:
         """A new folder with the resolved config in it. Raises `ConfigError` if `output` is taken."""
         path = _free_name(config) if config.output is None else Path(config.output)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not _unused(path):
             raise ConfigError(
                 "output",
                 f"{path} exists and is not empty; choose another folder, or resume with resume={path}",
@@ -76,6 +76,14 @@ class RunFolder:
         target = self.path / "loss.png"
         figure.savefig(target, dpi=120)
         return target
+
+
+def _unused(path: Path) -> bool:
+    """Whether a run may start in `path`: empty, or left by a run that failed before its first checkpoint."""
+    if not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    return not names or ("config.json" in names and names <= {"config.json", "trackers"})
 
 
 def _free_name(config: TrainConfig) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,13 +39,14 @@ class Loop:
         held_out: list[Example],
         config: TrainConfig,
         folder: RunFolder,
+        inputs: dict[str, str],
         observer: Observer | None,
     ) -> None:
         self.progress = Progress()
         self.stopped_early = False
         self._base, self._producer, self._config = base, producer, config
         self._examples, self._held_out = examples, held_out
-        self._folder, self._observer = folder, observer
+        self._folder, self._inputs, self._observer = folder, inputs, observer
         self._total = int(config.steps or 1)
         self._validate_every = config.validate_every or max(1, self._total // 10)
         self._checkpoint_every = config.checkpoint_every or max(1, self._total // 10)
@@ -53,6 +55,13 @@ class Loop:
             self._parameters, lr=float(config.lr or 0), weight_decay=config.weight_decay
         )
         self._accelerator = _accelerator(base, config, folder.path)
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._accelerator.trackers:
+            self._accelerator.end_training()
 
     def prepare(self, checkpoint: Path | None) -> None:
         """Go on from `checkpoint`, or validate and save the prefix at step 0."""
@@ -68,16 +77,13 @@ class Loop:
         config, first = self._config, self.progress.step
         lengths = [example.num_tokens for example in self._examples]
         order = batches(lengths, config.batch_size, config.seed, start=first)
-        try:
-            with _checkpointed_layers(self._base, config.activation_checkpointing):
-                for step, indices in zip(range(first + 1, self._total + 1), order, strict=False):
-                    if self.stopped_early or self._out_of_patience():
-                        self.stopped_early = True
-                        break
-                    self._update(step, [self._examples[index] for index in indices])
-                    self._after(step)
-        finally:
-            _end(self._accelerator)
+        with _checkpointed_layers(self._base, config.activation_checkpointing):
+            for step, indices in zip(range(first + 1, self._total + 1), order, strict=False):
+                if self._out_of_patience():
+                    self.stopped_early = True
+                    break
+                self._update(step, [self._examples[index] for index in indices])
+                self._after(step)
 
     def _update(self, step: int, examples: list[Example]) -> None:
         """One optimizer step over `examples`, in `accumulation` parts; the loss is the mean over all
@@ -121,6 +127,8 @@ class Loop:
         prefix = self._finished()
         with self._accelerator.autocast():
             loss, _ = mean_loss(self._base, self._held_out, prefix, self._config.batch_size)
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"step {self.progress.step}: the validation loss is not finite ({loss})")
         row = {"step": self.progress.step, "validation_loss": loss}
         self._log(row)
         best = self.progress.best_loss
@@ -147,7 +155,7 @@ class Loop:
 
     def _save(self) -> None:
         folder = self._folder.checkpoints
-        save_checkpoint(folder, self._producer, self._optimizer, self.progress, to_dict(self._config))
+        save_checkpoint(folder, self._producer, self._optimizer, self.progress, to_dict(self._config), self._inputs)
         prune(folder, self._config.keep_checkpoints)
 
     def _out_of_patience(self) -> bool:
@@ -201,9 +209,7 @@ def _accelerator(base: Base, config: TrainConfig, folder: Path) -> Any:
     return accelerator
 
 
-def _end(accelerator: Any) -> None:
-    if accelerator.trackers:
-        accelerator.end_training()
+_RATES = ("dropout", "layerdrop", "attention_dropout", "activation_dropout", "residual_dropout", "embedding_dropout")
 
 
 @contextmanager
@@ -218,11 +224,18 @@ def _checkpointed_layers(base: Base, wanted: bool) -> Iterator[None]:
     disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
     enable({"use_reentrant": False})
     layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    # functional dropout asks its layer's own flag
+    found = [(layer, name, layer.__dict__.get(name)) for layer in layers for name in _RATES]
+    rates = [(layer, name, rate) for layer, name, rate in found if isinstance(rate, float)]
     for layer in layers:
         layer.training = True
+    for layer, name, _ in rates:
+        setattr(layer, name, 0.0)
     try:
         yield
     finally:
         for layer in layers:
             layer.training = False
+        for layer, name, rate in rates:
+            setattr(layer, name, rate)
         disable()

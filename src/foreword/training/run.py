@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,12 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     check_trackers(config.trackers)
     checkpoint = None if config.resume is None else find_checkpoint(Path(config.resume))
     if checkpoint is not None:
-        _require_same(config, checkpoint)
+        config = _as_before(config, checkpoint)
     renderer = Renderer(base.tokenizer, config.template, config.input_field)
     examples, held_out, bad = _data(base, config, renderer)
+    inputs = {"data": _digest(examples), "validation": _digest(held_out), "weights": str(base.fingerprint.weights)}
+    if checkpoint is not None:
+        _require_inputs(inputs, checkpoint)
     torch.manual_seed(config.seed)
     initial = initial_prefix(config, base, examples)
     producer = method.start(initial, base.model.config.hidden_size, options).to(base.device)
@@ -87,11 +91,11 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     # what the run resolved to; saved, so that it can be done again
     config = dataclasses.replace(config, lr=lr, template=renderer.template, steps=total)
     folder = RunFolder.create(config) if checkpoint is None else RunFolder.of_checkpoint(checkpoint)
-    loop = Loop(base, producer, examples, held_out, config, folder, observer)
-    loop.prepare(checkpoint)
-    if observer is not None:
-        observer.started(folder.path, total, loop.progress.step, bad)
-    loop.run()
+    with Loop(base, producer, examples, held_out, config, folder, inputs, observer) as loop:
+        loop.prepare(checkpoint)
+        if observer is not None:
+            observer.started(folder.path, total, loop.progress.step, bad)
+        loop.run()
     folder.plot()
     rows = folder.rows()
     best = float(loop.progress.best_loss if loop.progress.best_loss is not None else math.nan)
@@ -122,13 +126,32 @@ def _data(base: Base, config: TrainConfig, renderer: Renderer) -> tuple[list[Exa
     return kept, [examples[index] for index in sorted(chosen)], bad
 
 
-def _require_same(config: TrainConfig, checkpoint: Path) -> None:
-    """Raise `CheckpointError` naming the first setting in which a resumed run would differ."""
-    _, saved = read_state(checkpoint)
+def _as_before(config: TrainConfig, checkpoint: Path) -> TrainConfig:
+    """`config` with what it leaves open taken from the run it resumes. Raises `CheckpointError` naming the
+    first setting in which it would differ."""
+    _, saved, _ = read_state(checkpoint)
+    left_open: dict[str, Any] = {
+        name: saved.get(name) for name in ("lr", "template", "steps") if getattr(config, name) is None
+    }
+    config = dataclasses.replace(config, **left_open)
     for name, value in to_dict(config).items():
-        before = saved.get(name)
-        unresolved = value is None and name in ("lr", "template", "steps")
-        if name not in _FREE and value != before and not unresolved:
+        if name not in _FREE and value != saved.get(name):
             raise CheckpointError(
-                f"{checkpoint} was made with {name} {before!r}, not {value!r}; resume with the same settings"
+                f"{checkpoint} was made with {name} {saved.get(name)!r}, not {value!r}; resume with the same settings"
             )
+    return config
+
+
+def _require_inputs(inputs: dict[str, str], checkpoint: Path) -> None:
+    """Raise `CheckpointError` if the rows or the base's weights are not those of the run."""
+    _, _, saved = read_state(checkpoint)
+    for name, digest in inputs.items():
+        if saved.get(name) != digest:
+            raise CheckpointError(f"{checkpoint} was made with other {name}; resume with the same, or start a new run")
+
+
+def _digest(examples: list[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr((example.prompt_ids, example.target_ids)).encode())
+    return "sha256:" + digest.hexdigest()
