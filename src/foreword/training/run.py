@@ -77,12 +77,13 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     check_trackers(config.trackers)
     checkpoint = None if config.resume is None else find_checkpoint(Path(config.resume))
     if checkpoint is not None:
-        config = _as_before(config, checkpoint)
+        _, saved, saved_inputs = read_state(checkpoint)
+        config = _as_before(config, checkpoint, saved)
     renderer = Renderer(base.tokenizer, config.template, config.input_field)
     examples, held_out, bad = _data(base, config, renderer)
     inputs = {"data": _digest(examples), "validation": _digest(held_out), "weights": str(base.fingerprint.weights)}
     if checkpoint is not None:
-        _require_inputs(inputs, checkpoint)
+        _require_inputs(inputs, checkpoint, saved_inputs)
     torch.manual_seed(config.seed)
     initial = initial_prefix(config, base, examples)
     producer = method.start(initial, base.model.config.hidden_size, options).to(base.device)
@@ -126,10 +127,9 @@ def _data(base: Base, config: TrainConfig, renderer: Renderer) -> tuple[list[Exa
     return kept, [examples[index] for index in sorted(chosen)], bad
 
 
-def _as_before(config: TrainConfig, checkpoint: Path) -> TrainConfig:
+def _as_before(config: TrainConfig, checkpoint: Path, saved: dict[str, Any]) -> TrainConfig:
     """`config` with what it leaves open taken from the run it resumes. Raises `CheckpointError` naming the
     first setting in which it would differ."""
-    _, saved, _ = read_state(checkpoint)
     left_open: dict[str, Any] = {
         name: saved.get(name) for name in ("lr", "template", "steps") if getattr(config, name) is None
     }
@@ -142,9 +142,8 @@ def _as_before(config: TrainConfig, checkpoint: Path) -> TrainConfig:
     return config
 
 
-def _require_inputs(inputs: dict[str, str], checkpoint: Path) -> None:
+def _require_inputs(inputs: dict[str, str], checkpoint: Path, saved: dict[str, Any]) -> None:
     """Raise `CheckpointError` if the rows or the base's weights are not those of the run."""
-    _, _, saved = read_state(checkpoint)
     for name, digest in inputs.items():
         if saved.get(name) != digest:
             raise CheckpointError(f"{checkpoint} was made with other {name}; resume with the same, or start a new run")
