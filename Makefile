@@ -6,13 +6,14 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo install test lint types build bench clean
+.PHONY: help demo install test lint models build bench clean
 
 help:
 	@echo "make demo      set up, then train a prefix and compare it (about five minutes)"
 	@echo "make test      set up, then run the tests"
 	@echo "make install   set up only"
 	@echo "make lint      ruff and mypy"
+	@echo "make models    run the parity suite and write docs/models.md from it"
 	@echo "make build     the wheel and the source archive, in dist/"
 	@echo "make bench     the figures in the README (about twenty minutes)"
 	@echo "make clean     remove what the above made, runs/ excepted"
@@ -38,6 +39,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+models: $(READY)
+	$(BIN)/python -m pytest tests/parity tests/models/test_positions.py --write-models
 
 build: $(READY)
 	rm -rf dist

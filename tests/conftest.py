@@ -4,15 +4,51 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 
+import matrix as model_matrix
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.manual_seed(0)
+_CELLS = pytest.StashKey[model_matrix.Cells]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-models", action="store_true", help="write docs/models.json and docs/models.md")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_CELLS] = {}
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Hold docs/models.json to what was found, or write it."""
+    found = session.config.stash[_CELLS]
+    if exitstatus or not found:
+        return
+    if session.config.getoption("--write-models"):
+        model_matrix.write(found)
+    elif wrong := model_matrix.stale(found):
+        print("\ndocs/models.json is stale (make models writes it):\n" + "\n".join(wrong))
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def matrix(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`matrix(column, value)` records a cell for the test's `case`."""
+    from tiny import case_name
+
+    def record(column: str, value: str, row: str | None = None) -> None:
+        name = row or case_name(request.getfixturevalue("case"))
+        request.config.stash[_CELLS].setdefault(name, {})[column] = value
+
+    return record
 
 
 @pytest.fixture(autouse=True)

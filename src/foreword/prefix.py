@@ -123,6 +123,15 @@ class Prefix:
         result.require_finite()
         return result
 
+    def with_offset(self, offset: int, base: Base) -> Prefix:
+        """This prefix for real tokens that stand `offset` positions on, its keys rotated to match.
+
+        Exact for rotary positions with static frequencies. Raises `PositionError` elsewhere.
+        """
+        from foreword.models.rope import with_offset
+
+        return with_offset(self, offset, base)
+
     def require_finite(self) -> None:
         """Raise `PrefixError` naming the first tensor that holds NaN or infinity."""
         for name, tensor in self.tensors():
@@ -163,7 +172,7 @@ class Prefix:
         """A prefix from given keys and values, one pair per slot of `base` in order.
 
         keys, values: lists of `[num_kv_heads, length, head_dim]`; keys after rotary embedding.
-        position_offset: default is the length, the KV-cache convention.
+        position_offset: default is the length for decoders, the KV-cache convention, and 0 for others.
         Raises `PrefixMismatchError` if count or shapes are not those of `base`.
         """
         from foreword.errors import PrefixMismatchError
@@ -174,7 +183,7 @@ class Prefix:
             )
         slots = {slot.name: KV(key, value) for slot, key, value in zip(base.slots, keys, values, strict=True)}
         longest = max(int(key.shape[1]) if key.dim() == 3 else 0 for key in keys)
-        offset = longest if position_offset is None else position_offset
+        offset = base.default_offset(longest) if position_offset is None else position_offset
         prefix = cls(slots, offset, base.fingerprint, method="kv")
         base.require_fit(prefix)
         prefix.require_finite()

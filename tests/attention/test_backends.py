@@ -87,7 +87,11 @@ def test_two_parts_equal_concatenation(name, assignment) -> None:
 def test_which_backend_is_chosen() -> None:
     assert backends.choose(make_call()) is backends.FLASH_CPU
     assert backends.choose(make_call(mask=left_padded(6, 2))) is backends.FLASH_CPU
-    for settings in ({"softcap": 3.0}, {"dropout": 0.5}, {"value_width": 4}):
+    assert backends.choose(make_call(value_width=4)) is backends.FLASH_CPU  # padded to one width
+    bias = torch.zeros(1, 4, 6, 6, requires_grad=True) * 2
+    assert backends.choose(make_call(position_bias=bias)) is None  # no kernel gives the bias a gradient
+    assert backends.choose(make_call(position_bias=bias.detach())) is backends.FLASH_CPU
+    for settings in ({"softcap": 3.0}, {"dropout": 0.5}):
         assert backends.choose(make_call(**settings)) is None
 
 
@@ -141,7 +145,7 @@ def test_row_map() -> None:
         rows.expand(4)
 
 
-@pytest.mark.parametrize("name", ["s_aux", "position_bias", "head_mask", "cu_seq_lens_q"])
+@pytest.mark.parametrize("name", ["head_mask", "cu_seq_lens_q"])
 def test_arguments_that_would_be_dropped_are_refused(name) -> None:
     with pytest.raises(AttentionArgumentError, match=name):
         make_call(**{name: torch.zeros(4)})

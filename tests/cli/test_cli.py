@@ -179,6 +179,24 @@ def test_ctrl_c_is_130(place, capsys, monkeypatch) -> None:
     assert execute(["show", "x"]) == 130
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("jamba", ["no slot in layers 0, 2"]),
+        ("bloom", ["through past_key_values", "no activation checkpointing", "no static cache"]),
+        ("deepseek_v3", ["24/12", "flash (padded widths)"]),
+        ("t5", ["encoder.0", "decoder.2", "cross.2"]),
+        ("bert", ["positions end at 256; a prefix takes none of them"]),
+    ],
+)
+def test_slots_say_what_is_special(kind, said, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    tiny_model(kind).config.save_pretrained(tmp_path)
+    assert execute(["slots", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in said), printed
+
+
 @pytest.mark.parametrize("verb", ["demo", "train", "generate", "eval", "slots", "show"])
 def test_help_is_there_for_each_command(verb, capsys) -> None:
     assert execute([verb, "--help"]) == 0

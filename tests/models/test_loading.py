@@ -13,7 +13,7 @@ from foreword.errors import ConfigError, DependencyError, ModelError, Unsupporte
 from foreword.models import bundled, loading
 from foreword.models.slots import find_slots
 from foreword.models.weights import hash_files, hash_parameters
-from tiny import ARCHITECTURES, SLIDING, byte_tokenizer, random_batch, tiny_base, tiny_model
+from tiny import ARCHITECTURES, SLIDING, byte_tokenizer, random_batch, sample_inputs, tiny_base, tiny_model
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_wrong_arguments(arguments, error, message) -> None:
 
 def test_a_folder_without_weights_or_tokenizer(tmp_path, folder) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="can't be loaded"):
+    with pytest.raises(ModelError, match="no readable configuration"):
         foreword.load(tmp_path / "empty")
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").unlink()
@@ -130,24 +130,28 @@ def test_a_second_process_waits_for_the_conversion(tmp_path) -> None:
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_slots_from_a_configuration_alone(kind) -> None:
     real = tiny_model(kind)
+    real.config.architectures = [type(real).__name__]  # as a stored checkpoint has it
     empty = find_slots(loading.empty_model(real.config))
     assert empty == find_slots(real)
     base = tiny_base(kind)
-    captured = base.capture(torch.arange(5)[None])
+    captured = base.capture(**sample_inputs(base, 5))
     assert list(captured) == [slot.name for slot in empty.slots]
     for slot in empty.slots:
-        assert captured[slot.name].key.shape == (slot.num_kv_heads, 5, slot.key_dim)
-        assert captured[slot.name].value.shape == (slot.num_kv_heads, 5, slot.value_dim)
+        key, value = captured[slot.name]
+        assert key.shape == (slot.num_kv_heads, key.shape[1], slot.key_dim)
+        assert value.shape == (slot.num_kv_heads, key.shape[1], slot.value_dim)
 
 
-@pytest.mark.parametrize("kind", SLIDING)
-def test_slots_name_the_window(kind) -> None:
-    slots = find_slots(tiny_model(kind, **SLIDING[kind])).slots
-    kinds = SLIDING[kind].get("layer_types") or tiny_model(kind).config.__dict__.get("layer_types")
-    expected = (
-        [8 if kind == "sliding_attention" else None for kind in kinds] if kinds and len(set(kinds)) > 1 else [8] * 3
-    )
-    assert [slot.sliding_window for slot in slots] == expected
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("mistral", [8, 8, 8]), ("mixtral", [8, 8, 8]), ("phi3", [8, 8, 8]), ("starcoder2", [8, 8, 8]),
+        ("gemma2", [8, None, 8]), ("gemma3_text", [8, None, 8]), ("cohere2", [8, None, 8]), ("qwen2", [8, None, 8]),
+        ("gpt_oss", [8, None, 8]), ("llama4_text", [8, None, 8]), ("gemma4_text", [8, None]),
+    ],
+)  # fmt: skip
+def test_slots_name_the_window(kind, expected) -> None:
+    assert [slot.sliding_window for slot in find_slots(tiny_model(kind, **SLIDING[kind])).slots] == expected
 
 
 def test_gpt2_medium_has_4915200_parameters_at_100_tokens() -> None:
@@ -159,10 +163,11 @@ def test_gpt2_medium_has_4915200_parameters_at_100_tokens() -> None:
 
 
 def test_unsupported_architectures_name_the_module() -> None:
-    from transformers import BloomConfig, GPT2Config, Mamba2Config
+    from transformers import GPT2Config, GPTNeoConfig, Mamba2Config
 
-    with pytest.raises(UnsupportedModelError, match=r"BloomForCausalLM .*BloomAttention at transformer\.h\.0"):
-        find_slots(loading.empty_model(BloomConfig(n_layer=1, hidden_size=32, n_head=2)))
+    own = GPTNeoConfig(num_layers=2, hidden_size=32, num_heads=2, attention_types=[[["global", "local"], 1]])
+    with pytest.raises(UnsupportedModelError, match=r"GPTNeoForCausalLM .*GPTNeoAttention at transformer\.h\.0"):
+        find_slots(loading.empty_model(own))
     with pytest.raises(UnsupportedModelError, match=r"Mamba2.*none found"):
         find_slots(loading.empty_model(Mamba2Config(num_hidden_layers=1)))
     with pytest.raises(UnsupportedModelError, match="cross attention"):
@@ -184,3 +189,15 @@ def test_the_bundled_model(smollm2) -> None:
     assert smollm2.fingerprint.quantisation == "Q4_1"
     answer = smollm2.generate(["What is the capital of France?"], max_new_tokens=16)[0]
     assert "Paris" in answer
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "vit"])
+def test_what_is_not_a_decoder_loads_as_its_checkpoint_says(kind, tmp_path) -> None:
+    base = tiny_base(kind)
+    base.model.save_pretrained(tmp_path)
+    if kind != "vit":
+        base.tokenizer.save_pretrained(tmp_path)
+    loaded = loading.load(tmp_path, device="cpu")
+    assert type(loaded.model) is type(base.model)
+    assert loaded.slots == base.slots
+    assert (loaded.tokenizer is None) == (kind == "vit")

@@ -2,7 +2,7 @@
 
     flash-cpu    aten's CPU flash attention, forward and backward; float and half types, masks, GQA
     flash-cuda   aten's CUDA flash attention; bfloat16/float16, causal or unmasked
-    math         plain tensor operations; everything else: softcap, dropout, d_k ≠ d_v, any device
+    math         plain tensor operations; everything else: softcap, dropout, a learned bias, any device
 
 `choose` names the backend for a call. Flash backends are used through `merge.TwoPart`, which owns
 their backward; `math` is differentiated by autograd.
@@ -84,13 +84,14 @@ FLASH_CUDA = Flash("flash-cuda", _cuda_forward, _cuda_backward)
 
 def choose(call: AttentionCall) -> Flash | None:
     """The flash backend that computes `call` exactly, or None for `math`."""
-    plain = call.softcap is None and call.dropout == 0 and call.query.shape[-1] == call.value.shape[-1]
-    if not plain:
+    if call.softcap is not None or call.dropout > 0:
         return None
+    if call.mask is not None and call.mask.grad_fn is not None:
+        return None  # no kernel gives the gradient of a position bias
     if call.query.device.type == "cpu" and call.query.dtype in _CPU_DTYPES:
         return FLASH_CPU
     if call.query.device.type == "cuda" and call.query.dtype in _CUDA_DTYPES and call.mask is None:
-        return FLASH_CUDA if call.query.shape[-1] <= 256 else None
+        return FLASH_CUDA if max(call.query.shape[-1], call.value.shape[-1]) <= 256 else None
     return None
 
 

@@ -14,9 +14,6 @@ NEG_INF = float("-inf")
 
 # Arguments that change what attention computes and that no backend here honours.
 _REFUSED = {
-    "s_aux": "attention sinks",
-    "sinks": "attention sinks",
-    "position_bias": "a position bias",
     "head_mask": "a head mask",
     "cache": "a paged cache",
     "indices": "sparse attention indices",
@@ -27,25 +24,30 @@ _REFUSED = {
 
 
 class MaskCache:
-    """Additive masks of the last few boolean ones: layers share a mask, so it is converted once."""
+    """Additive masks of the last few calls: layers share a mask and a bias, so they are combined once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor | None]] = {}
+        self._known: dict[tuple[Any, ...], tuple[Any, Tensor, Tensor | None]] = {}
 
-    def additive(self, mask: Tensor | None, query: Tensor, length: int) -> tuple[Tensor | None, Tensor | None]:
-        """(additive mask `[B, 1 or H, n, length]`, hidden queries) for a boolean or additive `mask`."""
-        if mask is None:
+    def additive(
+        self, mask: Tensor | None, bias: Tensor | None, query: Tensor, length: int, causal: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(additive mask `[B, 1 or H, n, length]`, hidden queries `[B, 1 or H, n]`).
+
+        mask: boolean (True: visible) or additive. bias: a position bias `[1 or B, H, n, ≥ length]`, added.
+        causal: with a bias and no mask, add the causal triangle.
+        """
+        if mask is None and bias is None:
             return None, None
-        version = 0 if mask.is_inference() else mask._version  # inference tensors keep none
-        key = (id(mask), version, query.dtype, query.shape[0], length)
+        key = (_identity(mask), _identity(bias), query.dtype, query.shape[0], length, causal)
         if key not in self._known:
             if len(self._known) >= 4:
                 del self._known[next(iter(self._known))]
-            bias = _to_additive(mask[..., :length], query.dtype)
-            hidden = (bias == NEG_INF).all(-1)
-            bias = bias.expand(query.shape[0], *bias.shape[1:])
-            # `mask` is kept so that its id can't be reused
-            self._known[key] = (mask, bias, hidden if bool(hidden.any()) else None)
+            shown = None if mask is None else _to_additive(mask[..., :length], query.dtype)
+            hidden = None if shown is None else (shown == NEG_INF).all(-1)
+            total = _sum(shown, bias, query, length, causal).expand(query.shape[0], -1, -1, -1)
+            # mask and bias are kept so that their ids can't be reused
+            self._known[key] = ((mask, bias), total, hidden if hidden is not None and bool(hidden.any()) else None)
         return self._known[key][1:]
 
     def clear(self) -> None:
@@ -56,7 +58,9 @@ class MaskCache:
 class AttentionCall:
     """query `[B, H, n, d_k]`, key `[B, H_kv, t, d_k]`, value `[B, H_kv, t, d_v]`, all of one dtype.
 
-    mask: None, or additive (0 or −∞, or a finite bias) of the query's dtype, `[B, 1 or H, n, t]`.
+    mask: None, or additive (0 or −∞, or a finite bias) of the query's dtype, `[B, 1 or H, n, t]`; it
+    concerns the tokens' own keys, so a prefix has bias 0.
+    sinks: `[H]`, per head the logit of one more key whose value is zero (gpt-oss), or None.
     hidden: queries that see no key, boolean `[B, 1 or H, n]`; None if there are none.
     causal: query i sees keys 0…i; only together with mask None and n == t.
     """
@@ -70,6 +74,7 @@ class AttentionCall:
     scale: float
     softcap: float | None = None
     dropout: float = 0.0
+    sinks: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -108,9 +113,11 @@ def normalise(
     causal = mask is None and n > 1 and wants_causal
     if causal and t > n:  # an empty static cache: the tail holds nothing yet
         key, value = key[:, :, :n], value[:, :, :n]
-    additive, hidden = masks.additive(mask, query, t)
+    bias, sinks = others.get("position_bias"), others.get("s_aux")
+    additive, hidden = masks.additive(mask, bias, query, key.shape[2], causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    return AttentionCall(query, key, value, additive, hidden, causal, scale, softcap, dropout)
+    causal = causal and bias is None
+    return AttentionCall(query, key, value, additive, hidden, causal, scale, softcap, dropout, sinks)
 
 
 def refuse_attentions(arguments: dict[str, Any]) -> None:
@@ -122,6 +129,20 @@ def refuse_attentions(arguments: dict[str, Any]) -> None:
 def causal_mask(n: int, like: Tensor) -> Tensor:
     """Additive lower-triangular mask `[n, n]`."""
     return torch.full((n, n), NEG_INF, dtype=like.dtype, device=like.device).triu(1)
+
+
+def _identity(tensor: Tensor | None) -> tuple[int, int] | None:
+    """What tells a tensor's present content apart; inference tensors keep no version."""
+    return None if tensor is None else (id(tensor), 0 if tensor.is_inference() else tensor._version)
+
+
+def _sum(mask: Tensor | None, bias: Tensor | None, query: Tensor, length: int, causal: bool) -> Tensor:
+    if bias is None:
+        return mask if mask is not None else causal_mask(length, query)
+    bent = bias[..., :length].to(query.dtype)
+    if mask is not None:
+        return bent + mask
+    return bent + causal_mask(length, query) if causal else bent
 
 
 def _to_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,10 +1,9 @@
-"""Attaching prefixes to a Transformers model, at its attention function.
+"""Attaching prefixes to a Transformers model, and detaching.
 
-One function is registered with Transformers' `AttentionInterface`, and its mask function with
-`AttentionMaskInterface` (a name without one gets no mask at all, and silently loses causality).
-While something is attached, the model's attention implementation is that function. State lives on
-the model object: each attention module points to the model's `Injector`, which holds the current
-`Attachment`.
+Two routes. "attention": the model's attention implementation becomes Foreword's function (see
+`function`). "cache": models with attention code of their own get the prefix in front of their cache
+(see `cached`). State lives on the model object: each attention module points to the model's
+`Injector`, which holds the current `Attachment`.
 """
 
 from __future__ import annotations
@@ -15,112 +14,67 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from foreword.attention import backends, positions, recompute
-from foreword.attention.call import AttentionCall, MaskCache, normalise, refuse_attentions
-from foreword.attention.merge import two_part_attention
-from foreword.attention.reference import reference_attention
-from foreword.attention.rows import RowMap
+from foreword.attention import cached, function, positions, recompute
+from foreword.attention.attachment import BACKENDS, Attachment
+from foreword.attention.call import refuse_attentions
 from foreword.errors import AttachError
 from foreword.prefix import KV, Prefix
 
 if TYPE_CHECKING:
-    from foreword.models.slots import ModelSlots
+    from foreword.models.slots import ModelSlots, Stack
 
-IMPLEMENTATION = "foreword"
-BACKENDS = ("auto", "math", "reference")
-_SLOT = "_foreword_slot"
+IMPLEMENTATION = function.IMPLEMENTATION
 _INJECTOR = "_foreword_injector"
 _LOCK = threading.Lock()  # held only while something is installed or removed
 
-
-class Attachment:
-    """The prefixes of one `attach`, ready for attention: tensors on the model's device, row map, offsets.
-
-    backend: "auto" (flash where it fits, else math), "math", or "reference".
-    """
-
-    def __init__(self, rows: Sequence[Prefix | None], parameter: Tensor, backend: str = "auto") -> None:
-        if backend not in BACKENDS:
-            raise AttachError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
-        distinct = list({id(row): row for row in rows if row is not None}.values())
-        number = {id(prefix): index for index, prefix in enumerate(distinct)}
-        self.rows = RowMap([None if row is None else number[id(row)] for row in rows], parameter.device)
-        self.offsets = [0 if row is None else row.position_offset for row in rows]
-        self.captured: dict[str, KV] | None = None
-        self.masks = MaskCache()
-        self._backend = backend
-        self._prefixes = [
-            {
-                name: KV(
-                    kv.key.to(parameter.device, parameter.dtype),
-                    kv.value.to(parameter.device, parameter.dtype),
-                )
-                for name, kv in prefix.slots.items()
-            }
-            for prefix in distinct
-        ]
-        self._offset_tensors: dict[int, Tensor] = {}
-
-    def offset_tensor(self, batch: int, device: torch.device) -> Tensor:
-        """Offsets of `batch` rows, `[batch or 1, 1]`."""
-        if batch not in self._offset_tensors:
-            entries = self.rows.expand(batch)
-            repeats = max(1, len(entries) // len(self.offsets))
-            same = len(set(self.offsets)) == 1
-            values = self.offsets[:1] if same else [offset for offset in self.offsets for _ in range(repeats)]
-            self._offset_tensors[batch] = torch.tensor(values, device=device).unsqueeze(1)
-        return self._offset_tensors[batch]
-
-    def run(self, slot: str, call: AttentionCall) -> Tensor:
-        """Attention output `[B, H, n, d_v]` of one slot."""
-        if self.captured is not None:
-            self.captured[slot] = KV(call.key, call.value)
-        if self._backend == "reference":
-            rows = self.rows.expand(call.batch)
-            return reference_attention(call, [None if row is None else self._prefixes[row].get(slot) for row in rows])
-        pairs = [
-            (group.rows, kv)
-            for group in self.rows.groups(call.batch)
-            if (kv := self._prefixes[group.prefix].get(slot)) is not None
-        ]
-        flash = backends.choose(call) if self._backend == "auto" else None
-        return two_part_attention(call, pairs, flash)
+__all__ = ["BACKENDS", "IMPLEMENTATION", "Attachment", "Injector", "attach", "capture"]
 
 
 class Injector:
-    """What is installed on one model while something is attached to it."""
+    """What is installed on one model while something is attached to it. past: tokens cached before this call."""
 
     def __init__(self, model: nn.Module, slots: ModelSlots) -> None:
         self.current: Attachment | None = None
+        self.past: int | Tensor = 0
         self.owner = threading.get_ident()
         self._model = model
         self._slots = slots
-        self._stack = model.get_submodule(slots.stack)
-        self._names = list(inspect.signature(self._stack.forward).parameters)
-        self._before: list[tuple[Any, str | None]] | None = None
-        self._hook: Any = None
+        self._cached = slots.route == "cache"
+        self._before: list[tuple[Any, str | None]] = []
+        self._hooks: list[Any] = []
+        self._sites: list[function.Site] = []
 
     def install(self) -> None:
-        _register()
-        self._before = [(config, config._attn_implementation) for config in _configs(self._model)]
-        for slot in self._slots.slots:
-            self._model.get_submodule(slot.module).__dict__[_SLOT] = (self, slot.name)
         self._model.__dict__[_INJECTOR] = self
-        self._hook = self._stack.register_forward_pre_hook(self._before_stack, with_kwargs=True)
+        for stack in self._slots.stacks:
+            module = self._model.get_submodule(stack.path)
+            entry = _Entry(self, stack, module, self._slots)
+            self._hooks.append(module.register_forward_pre_hook(entry.before, with_kwargs=True))
+            if self._cached:
+                self._hooks.append(module.register_forward_hook(cached.put_back, with_kwargs=True))
+        if self._cached:
+            return
+        self._sites = function.install(self._model, dict(self._slots.readers), self)
+        self._before = [(config, config._attn_implementation) for config in _configs(self._model)]
         for config, _ in self._before:
             config._attn_implementation = IMPLEMENTATION
 
     def remove(self) -> None:
-        for config, implementation in self._before or ():
+        for config, implementation in self._before:
             config._attn_implementation = implementation
-        self._hook.remove()
-        recompute.unwrap(self._stack)
+        for hook in self._hooks:
+            hook.remove()
+        self._before, self._hooks, self._sites = [], [], []
+        for stack in self._slots.stacks:
+            recompute.unwrap(self._model.get_submodule(stack.path))
+        function.remove(self._model, dict(self._slots.readers))
         self._model.__dict__.pop(_INJECTOR, None)
-        for slot in self._slots.slots:
-            self._model.get_submodule(slot.module).__dict__.pop(_SLOT, None)
+
+    def start_pass(self) -> None:
+        for site in self._sites:
+            site.start()
 
     @contextmanager
     def active(self, attachment: Attachment, own_thread: bool = False) -> Iterator[None]:
@@ -139,32 +93,54 @@ class Injector:
                 self.owner = threading.get_ident()
                 self.install()
         injector = holder or self
-        previous, injector.current = injector.current, attachment
+        previous = injector.current, injector.past
+        injector.current, injector.past = attachment, 0
         try:
             yield
         finally:
-            injector.current = previous
+            injector.current, injector.past = previous
             if holder is None:
                 with _LOCK:
                     self.remove()
 
-    def _before_stack(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        attachment = self.current
+
+class _Entry:
+    """The pre-hook of one stack: positions, checkpointed layers, and the cache of the cache route."""
+
+    def __init__(self, injector: Injector, stack: Stack, module: nn.Module, slots: ModelSlots) -> None:
+        self._injector, self._stack, self._slots = injector, stack, slots
+        self._names = list(inspect.signature(module.forward).parameters)
+
+    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        attachment = self._injector.current
         if attachment is None:
             return args, kwargs
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
         refuse_attentions(arguments)
-        tokens = positions.tokens_of(arguments)
+        self._injector.start_pass()
+        self._injector.past = positions.past_length(arguments)
+        self._positions(arguments, attachment)
+        if self._slots.route == "cache":
+            cached.put_prefix(module, arguments, attachment, self._slots)
+        else:  # without gradients too: layers checkpoint whenever they train
+            recompute.wrap(module, self._injector, attachment)
+        return (), arguments
+
+    def _positions(self, arguments: dict[str, Any], attachment: Attachment) -> None:
+        limit, tokens = self._stack.position_limit, positions.tokens_of(arguments)
+        highest = max(attachment.offsets)
+        # the cache route shows the prefix in the cache, where the model would count it
+        explicit = highest > 0 or (self._slots.route == "cache" and self._slots.explicit_positions)
+        if tokens is None or (limit is None and not explicit):
+            return
         batch, n = tokens.shape[:2]
         offsets = attachment.offset_tensor(batch, tokens.device)
-        if any(attachment.offsets):
-            arguments["position_ids"] = positions.shifted_positions(arguments, offsets)
-            if self._slots.position_limit is not None:
-                highest = max(attachment.offsets)
-                bound = positions.past_length(arguments) + n + highest
-                positions.check_limit(arguments["position_ids"], self._slots.position_limit, bound, highest)
-        recompute.wrap(module, self, attachment)  # without gradients too: layers checkpoint whenever they train
-        return (), arguments
+        shifted = positions.shifted_positions(arguments, offsets) if explicit else None
+        if limit is not None:
+            bound = positions.past_length(arguments) + n + highest
+            positions.check_limit(arguments, shifted, limit, bound, highest)
+        if shifted is not None and "position_ids" in self._names:
+            arguments["position_ids"] = shifted
 
 
 @contextmanager
@@ -172,8 +148,10 @@ def attach(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None], b
     """Attach `rows` (one prefix for all, or one entry per batch row) to `model` for the `with` block.
 
     An inner attach replaces the outer one until it ends. Raises `AttachError` if another thread has
-    something attached to the same model.
+    something attached to the same model, or if the route can't serve the rows.
     """
+    if slots.route == "cache":
+        cached.require(slots, rows)
     parameter = next(p for p in model.parameters() if p.is_floating_point())
     attachment = Attachment(rows, parameter, backend)
     injector = model.__dict__.get(_INJECTOR) or Injector(model, slots)
@@ -190,55 +168,15 @@ def capture(model: nn.Module, slots: ModelSlots, **inputs: Any) -> dict[str, KV]
     key `[B, H_kv, n, d_k]` after rotary embedding, value `[B, H_kv, n, d_v]`; no prefix, no cache.
     Differentiable with respect to `inputs_embeds`.
     """
+    if slots.route == "cache":
+        return cached.capture(model, slots, inputs)
+    takes_cache = "use_cache" in inspect.signature(model.forward).parameters
     with attach(model, slots, [None]):
         attachment = model.__dict__[_INJECTOR].current
         attachment.captured = {}
-        model(**inputs, use_cache=False)
+        model(**inputs, **({"use_cache": False} if takes_cache else {}))
         captured: dict[str, KV] = attachment.captured
-    return captured
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    is_causal: bool | None = None,
-    softcap: float | None = None,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """The function registered with `AttentionInterface`; shapes as in Transformers' own."""
-    entry = module.__dict__.get(_SLOT)
-    attachment = entry[0].current if entry else None
-    if entry is None or attachment is None:
-        raise AttachError(
-            f"{type(module).__name__} uses the attention implementation {IMPLEMENTATION!r} outside an attach"
-        )
-    call = normalise(
-        module,
-        query,
-        key,
-        value,
-        attention_mask,
-        scaling,
-        dropout,
-        is_causal,
-        softcap,
-        others,
-        attachment.masks,
-    )
-    return attachment.run(entry[1], call).transpose(1, 2).contiguous(), None
-
-
-def _register() -> None:
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-    AttentionInterface.register(IMPLEMENTATION, _attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+    return {slot.name: captured[slot.name] for slot in slots.slots if slot.name in captured}
 
 
 def _configs(model: nn.Module) -> list[Any]:

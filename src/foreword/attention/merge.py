@@ -9,6 +9,8 @@ is the same for each row, so its rows fold into one query axis and the prefix is
 
 Backward: each part's own flash backward, given the *merged* output and log-sum-exp, recomputes the
 merged probabilities exp(s − lse) and so yields the right gradients; dQ is the sum of both.
+
+An attention sink (gpt-oss) is a third part with value zero: it joins the log-sum-exp and scales the output.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from foreword.attention.backends import Flash, Part, math_part
 from foreword.attention.call import NEG_INF, AttentionCall
@@ -33,12 +36,21 @@ def two_part_attention(call: AttentionCall, pairs: Sequence[tuple[Tensor | None,
     """
     dtype, device = call.query.dtype, call.query.device
     live = [(rows, kv) for rows, kv in pairs if kv.length]
-    flat = [tensor.to(device, dtype) for _, kv in live for tensor in kv]
     rows = [index for index, _ in live]
+    flat = [tensor.to(device, dtype) for _, kv in live for tensor in kv]
     if flash is None:
         return _math(call, rows, flat)
-    output: Tensor = TwoPart.apply(call, flash, rows, call.query, call.key, call.value, *flat)  # type: ignore[no-untyped-call]
-    return output
+    width, value_width = call.query.shape[-1], call.value.shape[-1]
+    if width != value_width:  # flash kernels want one width; zeros change neither scores nor outputs
+        widest = max(width, value_width)
+        call = replace(
+            call, query=widen(call.query, widest), key=widen(call.key, widest), value=widen(call.value, widest)
+        )
+        flat = [widen(tensor, widest) for tensor in flat]
+    output: Tensor = TwoPart.apply(  # type: ignore[no-untyped-call]
+        call, flash, rows, call.query, call.key, call.value, call.sinks, *flat
+    )
+    return output[..., :value_width]
 
 
 class TwoPart(torch.autograd.Function):
@@ -53,23 +65,26 @@ class TwoPart(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        sinks: Tensor | None,
         *prefixes: Tensor,
     ) -> Tensor:
-        mask, causal, scale = call.mask, call.causal, call.scale
+        mask, hidden, causal, scale = call.mask, call.hidden, call.causal, call.scale
         part = flash.forward(query, key, value, mask, causal, scale)
+        if sinks is not None:
+            part, hidden = with_sinks(_with_hidden(part, hidden, None), sinks), None
         for number, index in enumerate(rows):
             pk, pv = prefixes[2 * number : 2 * number + 2]
             own = flash.forward(fold(pick(query, index)), pk[None], pv[None], None, False, scale)
             local = Part(pick(part.output, index), pick(part.lse, index))
-            merged = merge(_with_hidden(local, call.hidden, index), unfold_part(own, rows_of(query, index)))
+            merged = merge(_with_hidden(local, hidden, index), unfold_part(own, rows_of(query, index)))
             part = merged if index is None else _put(part, index, merged)
-        ctx.save_for_backward(query, key, value, mask, part.output, part.lse, *prefixes)
+        ctx.save_for_backward(query, key, value, mask, part.output, part.lse, sinks, *prefixes)
         ctx.settings = causal, scale, flash, rows
         return part.output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, output, lse, *prefixes = ctx.saved_tensors
+        query, key, value, mask, output, lse, sinks, *prefixes = ctx.saved_tensors
         causal, scale, flash, rows = ctx.settings
         part = Part(output, lse)
         dq, dk, dv = flash.backward(grad, query, key, value, part, mask, causal, scale)
@@ -83,11 +98,14 @@ class TwoPart(torch.autograd.Function):
             dq_own = unfold(dq_own, rows_of(query, index))
             dq = dq + dq_own if index is None else dq.index_add(0, index, dq_own)
             grads += [dpk[0], dpv[0]]
-        return (None, None, None, dq, dk, dv, *grads)
+        dsinks = None if sinks is None or not ctx.needs_input_grad[6] else _sinks_gradient(grad, part, sinks)
+        return (None, None, None, dq, dk, dv, dsinks, *grads)
 
 
 def _math(call: AttentionCall, rows: list[Tensor | None], prefixes: list[Tensor]) -> Tensor:
     part = math_part(call, call.key, call.value, local=True)
+    if call.sinks is not None:
+        part = with_sinks(part, call.sinks)
     for number, index in enumerate(rows):
         pk, pv = prefixes[2 * number : 2 * number + 2]
         folded = replace(call, query=fold(pick(call.query, index)))
@@ -102,6 +120,25 @@ def merge(local: Part, prefix: Part) -> Part:
     lse = torch.logaddexp(local.lse, prefix.lse)
     alpha = torch.exp(prefix.lse - lse).unsqueeze(-1).to(local.output.dtype)
     return Part(torch.lerp(local.output, prefix.output, alpha), lse)
+
+
+def with_sinks(part: Part, sinks: Tensor) -> Part:
+    """`part` with one more key per head, of logit `sinks` `[H]` and value zero."""
+    logits = sinks.to(part.lse).view(1, -1, 1)
+    lse = torch.logaddexp(part.lse, logits)
+    share = torch.exp(part.lse - lse).unsqueeze(-1).to(part.output.dtype)
+    return Part(part.output * share, lse)
+
+
+def _sinks_gradient(grad: Tensor, part: Part, sinks: Tensor) -> Tensor:
+    """dL/d sinks `[H]`: with value zero, −Σ p_sink · (dO · O)."""
+    weight = torch.exp(sinks.to(part.lse).view(1, -1, 1) - part.lse)
+    return -(weight * (grad * part.output).sum(-1)).sum((0, 2)).to(sinks.dtype)
+
+
+def widen(tensor: Tensor, width: int) -> Tensor:
+    """`tensor` with zeros behind its last dimension up to `width`."""
+    return F.pad(tensor, (0, width - tensor.shape[-1]))
 
 
 def fold(tensor: Tensor) -> Tensor:

@@ -21,14 +21,16 @@ def shifted_positions(arguments: dict[str, Any], offsets: Tensor) -> Tensor:
     return positions + offsets
 
 
-def check_limit(positions: Tensor, limit: int, bound: int, offset: int) -> None:
+def check_limit(arguments: dict[str, Any], shifted: Tensor | None, limit: int, bound: int, offset: int) -> None:
     """Raise `PositionError` if a position is at or beyond `limit`.
 
-    bound: an upper bound known without looking at `positions` (no device synchronisation below it).
+    shifted: positions with their offsets, where there are any. bound: an upper bound known without
+    looking at positions (no device synchronisation below it).
     """
     if bound <= limit:
         return
-    highest = int(positions.max())
+    positions = shifted if shifted is not None else arguments.get("position_ids")
+    highest = int((_default(arguments) if positions is None else positions).max())
     if highest >= limit:
         raise PositionError(
             f"position {highest} is needed (prefix offset {offset} included), but the model has positions 0 to {limit - 1}; "
@@ -36,11 +38,10 @@ def check_limit(positions: Tensor, limit: int, bound: int, offset: int) -> None:
         )
 
 
-def tokens_of(arguments: dict[str, Any]) -> Tensor:
-    """The stack's input, `input_ids [B, n]` or `inputs_embeds [B, n, hidden]`."""
-    ids = arguments.get("input_ids")
-    tokens: Tensor = arguments["inputs_embeds"] if ids is None else ids
-    return tokens
+def tokens_of(arguments: dict[str, Any]) -> Tensor | None:
+    """The stack's input, `input_ids [B, n]` or `inputs_embeds [B, n, hidden]`; None for pictures and sound."""
+    ids: Tensor | None = arguments.get("input_ids")
+    return arguments.get("inputs_embeds") if ids is None else ids
 
 
 def past_length(arguments: dict[str, Any]) -> int:
@@ -50,6 +51,8 @@ def past_length(arguments: dict[str, Any]) -> int:
 
 def _default(arguments: dict[str, Any]) -> Tensor:
     tokens = tokens_of(arguments)
+    if tokens is None:
+        raise PositionError("positions can't be counted: the call has neither input_ids nor inputs_embeds")
     n, past = tokens.shape[1], past_length(arguments)
     mask = arguments.get("attention_mask")
     if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == past + n:

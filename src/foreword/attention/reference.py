@@ -16,7 +16,7 @@ from foreword.prefix import KV
 def reference_attention(call: AttentionCall, rows: list[KV | None]) -> Tensor:
     """Attention output `[B, H, n, d_v]`; `rows[b]` is the prefix of batch row b, or None.
 
-    Row b computes softmax(s · q [P_K; K]ᵀ + [0; mask]) [P_V; V].
+    Row b computes softmax(s · q [P_K; K]ᵀ + [0; mask]) [P_V; V]; a sink is one more column without a value.
     """
     return torch.cat([_one_row(call, index, kv) for index, kv in enumerate(rows)])
 
@@ -35,8 +35,12 @@ def _one_row(call: AttentionCall, index: int, kv: KV | None) -> Tensor:
     scores = scores.float() if scores.dtype.itemsize < 4 else scores
     if (mask := _local_mask(call, index, scores)) is not None:
         scores = scores + F.pad(mask.to(scores.dtype), (length, 0))
+    if call.sinks is not None:
+        column = call.sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], dim=-1)
     hidden = (scores == NEG_INF).all(-1, keepdim=True)  # a padded query without a prefix
     weights = torch.softmax(scores.masked_fill(hidden, 0.0), dim=-1).masked_fill(hidden, 0.0)
+    weights = weights[..., : value.shape[2]]
     weights = F.dropout(weights.to(value.dtype), call.dropout, training=call.dropout > 0)
     return weights @ value
 

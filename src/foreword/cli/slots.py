@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from foreword.cli import common
+
+if TYPE_CHECKING:
+    from foreword.models.slots import ModelSlots
 
 
 def command(
@@ -36,6 +39,9 @@ def command(
                 "slots": rows,
                 "parameters": total,
                 "position_limit": found.position_limit,
+                "route": found.route,
+                "limits": found.limits,
+                "layers_without_slot": found.without,
             }
         )
         return
@@ -46,15 +52,32 @@ def command(
         table.add_column(column, justify="right")
     for slot in found.slots:
         window = "full" if slot.sliding_window is None else str(slot.sliding_window)
-        numbers = (slot.num_heads, slot.num_kv_heads, slot.key_dim, window, f"{slot.parameters(length):,}")
+        width = str(slot.key_dim) if slot.key_dim == slot.value_dim else f"{slot.key_dim}/{slot.value_dim}"
+        numbers = (slot.num_heads, slot.num_kv_heads, width, window, f"{slot.parameters(length):,}")
         table.add_row(slot.name, slot.module, slot.backend, *map(str, numbers))
     console = common.out()
     console.print(table)
+    console.print(f"direct, {length} virtual tokens: {_formula(found, length)} = {total:,} parameters", soft_wrap=True)
+    for note in _notes(found):
+        console.print(note, soft_wrap=True)
+
+
+def _formula(found: ModelSlots, length: int) -> str:
     first = found.slots[0]
-    console.print(
-        f"direct, {length} virtual tokens: 2 · L · m · H_kv · d = 2 · {len(found.slots)} · {length} · "
-        f"{first.num_kv_heads} · {first.key_dim} = {total:,} parameters",
-        soft_wrap=True,
-    )
+    if len({(slot.num_kv_heads, slot.key_dim, slot.value_dim) for slot in found.slots}) > 1:
+        return "Σ over slots of H_kv · m · (d_k + d_v)"
+    if first.key_dim != first.value_dim:
+        return f"L · m · H_kv · (d_k + d_v) = {len(found.slots)} · {length} · {first.num_kv_heads} · ({first.key_dim} + {first.value_dim})"
+    return f"2 · L · m · H_kv · d = 2 · {len(found.slots)} · {length} · {first.num_kv_heads} · {first.key_dim}"
+
+
+def _notes(found: ModelSlots) -> list[str]:
+    notes = []
+    if found.without:
+        notes.append(f"no slot in layers {', '.join(map(str, found.without))}: they have no attention")
+    if found.route == "cache":
+        notes.append("through past_key_values: " + "; ".join(found.limits))
     if found.position_limit is not None:
-        console.print(f"positions end at {found.position_limit}; prefix and tokens share them")
+        shared = "prefix and tokens share them" if found.default_offset else "a prefix takes none of them"
+        notes.append(f"positions end at {found.position_limit}; {shared}")
+    return notes

@@ -23,7 +23,7 @@ def random_prefix(sample_ids: list[int], base: Base, *, length: int, seed: int) 
     slots = {
         name: KV(_like(kv.key, length, generator), _like(kv.value, length, generator)) for name, kv in captured.items()
     }
-    return Prefix(slots, length, base.fingerprint, method="random")
+    return Prefix(slots, base.default_offset(length), base.fingerprint, method="random")
 
 
 def _like(real: Tensor, length: int, generator: torch.Generator) -> Tensor:

@@ -48,4 +48,4 @@ def vocab_prefix(words: str | None, texts: Sequence[str], base: Base, *, length:
 def token_prefix(ids: Sequence[int], base: Base, method: str) -> Prefix:
     """The prefix that equals having `ids` in front: captured where attention sees them, at positions 0…m−1."""
     slots = base.capture(torch.tensor([list(ids)]))
-    return Prefix(slots, len(ids), base.fingerprint, method=method)
+    return Prefix(slots, base.default_offset(len(ids)), base.fingerprint, method=method)

@@ -3,34 +3,125 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from foreword.errors import UnsupportedModelError
+
+Kind = Literal["decoder", "encoder", "encoder-decoder"]
+Positions = Literal["rotary", "learned", "relative", "alibi", "none"]
+Route = Literal["attention", "cache"]
+Rotary = Literal["half", "interleaved", "last half"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """attention: class name of the self-attention module. positions: "rotary" (also where some layers
-    have none) or "learned" (a table whose end is a hard limit)."""
+    """How a prefix attaches to one architecture.
+
+    attention: class name of its attention modules.
+    kind: what its layers are; slots are called `decoder.i`, `encoder.i`, or both and `cross.i`.
+    positions: rotary (also where some layers have none), learned (a table whose end is a hard limit),
+    relative (a bias on scores), alibi, or none.
+    route: "attention" (inside Transformers' AttentionInterface) or "cache" (through `past_key_values`,
+    for models with attention code of their own).
+    per_call: one module serves several layers in turn (ALBERT); its calls are told apart by order.
+    layout: how rotary positions pair a key's channels: "half" (i with i + r/2 of the first r), "interleaved"
+    (2i with 2i + 1), or "last half" (the last r channels).
+    limit: config field with the number of positions, where their table ends. after_padding: positions are counted from
+    `pad_token_id` + 1, so that many fewer are usable, and they can't be shifted from outside (RoBERTa).
+    """
 
     attention: str
-    positions: Literal["rotary", "learned"] = "rotary"
+    kind: Kind = "decoder"
+    positions: Positions = "rotary"
+    route: Route = "attention"
+    per_call: bool = False
+    layout: Rotary = "half"
+    limit: str = "max_position_embeddings"
+    after_padding: bool = False
+
+    @property
+    def rotary(self) -> Rotary | None:
+        """The layout, or None where positions are not rotary."""
+        return self.layout if self.positions == "rotary" else None
+
+
+def _encoder(attention: str, positions: Positions = "learned", **more: Any) -> Architecture:
+    return Architecture(attention, "encoder", positions, **more)
+
+
+def _both(attention: str, positions: Positions = "learned", limit: str = "max_position_embeddings") -> Architecture:
+    return Architecture(attention, "encoder-decoder", positions, limit=limit)
+
+
+def _cached(attention: str, positions: Positions, **more: Any) -> Architecture:
+    return Architecture(attention, positions=positions, route="cache", **more)
 
 
 ARCHITECTURES = {
-    "cohere2": Architecture("Cohere2Attention"),
+    "cohere2": Architecture("Cohere2Attention", layout="interleaved"),
+    "deepseek_v3": Architecture("DeepseekV3Attention", layout="last half"),
+    "falcon_h1": Architecture("FalconH1Attention"),
     "gemma2": Architecture("Gemma2Attention"),
     "gemma3_text": Architecture("Gemma3Attention"),
-    "gpt2": Architecture("GPT2Attention", "learned"),
+    "gemma4_text": Architecture("Gemma4TextAttention"),
+    "gpt2": Architecture("GPT2Attention", positions="learned"),
     "gpt_neox": Architecture("GPTNeoXAttention"),
+    "gpt_oss": Architecture("GptOssAttention"),
     "granite": Architecture("GraniteAttention"),
+    "jamba": Architecture("JambaAttention", positions="none"),
+    "lfm2": Architecture("Lfm2Attention"),
     "llama": Architecture("LlamaAttention"),
+    "llama4_text": Architecture("Llama4TextAttention", layout="interleaved"),
     "mistral": Architecture("MistralAttention"),
     "mixtral": Architecture("MixtralAttention"),
     "olmo2": Architecture("Olmo2Attention"),
-    "opt": Architecture("OPTAttention", "learned"),
+    "opt": Architecture("OPTAttention", positions="learned"),
     "phi3": Architecture("Phi3Attention"),
     "qwen2": Architecture("Qwen2Attention"),
     "qwen3": Architecture("Qwen3Attention"),
+    "qwen3_next": Architecture("Qwen3NextAttention"),
     "smollm3": Architecture("SmolLM3Attention"),
     "stablelm": Architecture("StableLmAttention"),
     "starcoder2": Architecture("Starcoder2Attention"),
+    # encoders
+    "albert": _encoder("AlbertAttention", per_call=True),
+    "bert": _encoder("BertSelfAttention"),
+    "clip_text_model": _encoder("CLIPAttention"),
+    "clip_vision_model": _encoder("CLIPAttention", "none"),
+    "distilbert": _encoder("DistilBertSelfAttention"),
+    "electra": _encoder("ElectraSelfAttention"),
+    "modernbert": _encoder("ModernBertAttention", "rotary"),
+    "roberta": _encoder("RobertaSelfAttention", after_padding=True),
+    "vit": _encoder("ViTAttention", "none"),
+    # encoder–decoders
+    "bart": _both("BartAttention"),
+    "mbart": _both("MBartAttention"),
+    "t5": _both("T5Attention", "relative"),
+    "whisper": _both("WhisperAttention", limit="max_target_positions"),
+    # attention code of their own
+    "bloom": _cached("BloomAttention", "alibi"),
+    "codegen": _cached("CodeGenAttention", "rotary", layout="interleaved", limit="n_positions"),
+    "falcon": _cached("FalconAttention", "rotary"),
+    "gptj": _cached("GPTJAttention", "rotary", layout="interleaved", limit="n_positions"),
+    "mpt": _cached("MptAttention", "alibi", limit="max_seq_len"),
 }
+
+
+def architecture_of(model: Any) -> Architecture:
+    """The table's entry for `model`. Raises `UnsupportedModelError` naming its attention."""
+    config = model.config
+    for candidate in (config, config.get_text_config()):
+        found = ARCHITECTURES.get(candidate.model_type)
+        if found is not None:
+            return found
+    raise UnsupportedModelError(
+        f"{type(model).__name__} (model_type {config.model_type!r}, attention {_first_attention(model)}) "
+        f"takes no prefix; supported: {', '.join(sorted(ARCHITECTURES))}"
+    )
+
+
+def _first_attention(model: Any) -> str:
+    for path, module in model.named_modules():
+        if "attention" in type(module).__name__.lower():
+            return f"{type(module).__name__} at {path}"
+    return "none found"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from foreword.attention import inject
-from foreword.errors import PrefixMismatchError, WeightsMismatchWarning
+from foreword.errors import PositionError, PrefixMismatchError, WeightsMismatchWarning
 from foreword.models.slots import ModelSlots, Slot, find_slots
 from foreword.models.weights import hash_parameters
 from foreword.prefix import KV, Fingerprint, Prefix
@@ -22,8 +22,8 @@ Rows = Prefix | None | Sequence[Prefix | None]
 class Base:
     """A frozen base model. Make one with `foreword.load`, or from a model already in memory.
 
-    model: a Transformers causal language model; every parameter gets requires_grad False, and it is
-    put into eval mode. tokenizer: its tokenizer, or None where only tensors are used.
+    model: a Transformers decoder, encoder or encoder–decoder (docs/models.md lists them); every parameter
+    gets requires_grad False, and it is put into eval mode. tokenizer: its tokenizer, or None where only tensors are used.
     weights_hash: gives the hash of the stored checkpoint when it is first needed; without it the
     parameters in memory are hashed.
     Raises `UnsupportedModelError` for an architecture that takes no prefix.
@@ -70,18 +70,28 @@ class Base:
     @property
     def max_positions(self) -> int:
         """Positions the model was made for; prefix and tokens share them."""
-        return int(getattr(self.model.config, "max_position_embeddings", 2**31))
+        limit = self._model_slots.position_limit
+        config = self.model.config.get_text_config()
+        return int(limit or getattr(config, "max_position_embeddings", None) or 2**31)
+
+    def default_offset(self, length: int) -> int:
+        """How far a prefix of `length` virtual tokens moves real tokens up unless it says else.
+
+        Decoders: `length`, the KV-cache convention. Encoders and encoder–decoders: 0, since their
+        positions are few (BERT) or not given from outside (T5, BART).
+        """
+        return length if self._model_slots.default_offset else 0
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Architecture, shapes and weight hash. The first use reads the checkpoint once (then cached)."""
-        config = self.model.config
+        config = self.model.config.get_text_config()
         return Fingerprint(
             architecture=type(self.model).__name__,
-            model_type=config.model_type,
+            model_type=self.model.config.model_type,
             hidden_size=config.hidden_size,
             num_layers=config.num_hidden_layers,
-            vocab_size=config.vocab_size,
+            vocab_size=getattr(config, "vocab_size", None) or 0,  # pictures have none
             weights=self._weights_hash(),
             source=str(self.name),
             quantisation=self._quantisation,
@@ -109,17 +119,25 @@ class Base:
         with inject.attach(self.model, self._model_slots, rows, backend):
             yield self
 
-    def capture(self, input_ids: torch.Tensor) -> dict[str, KV]:
-        """Keys and values of every slot for `input_ids [1, n]`, as attention sees them.
+    def capture(self, input_ids: torch.Tensor | None = None, **inputs: torch.Tensor) -> dict[str, KV]:
+        """Keys and values of every slot for one row, as attention sees them.
 
+        input_ids: `[1, n]`; an encoder–decoder gets it as its decoder's input too. inputs: the model's
+        further or other inputs by name, such as `pixel_values`.
         Returns slot name → `KV` of `[num_kv_heads, n, head_dim]`, without gradients.
         """
+        if input_ids is not None:
+            inputs["input_ids"] = input_ids
+            if self.model.config.is_encoder_decoder:
+                inputs.setdefault("decoder_input_ids", input_ids)
+        placed = {name: value.to(self.device) for name, value in inputs.items()}
         with torch.no_grad():
-            found = inject.capture(self.model, self._model_slots, input_ids=input_ids.to(self.device))
+            found = inject.capture(self.model, self._model_slots, **placed)
         return {name: KV(kv.key[0].clone(), kv.value[0].clone()) for name, kv in found.items()}
 
     def require_fit(self, prefix: Prefix) -> None:
-        """Raise `PrefixMismatchError` unless `prefix` has this base's shapes; warn at other weights."""
+        """Raise `PrefixMismatchError` unless `prefix` has this base's shapes, `PositionError` for an offset it
+        can't have; warn at other weights."""
         own, other = self.fingerprint, prefix.base
         for field, value in own.shape.items():
             if other.shape[field] != value:
@@ -132,6 +150,11 @@ class Base:
             if name not in known:
                 raise PrefixMismatchError(f"the prefix has a slot {name!r} that {self.name} lacks")
             _require_shape(known[name], kv, self.name)
+        if prefix.position_offset and not self._model_slots.shifts:
+            raise PositionError(
+                f"the prefix has position_offset {prefix.position_offset}, but {self.name} takes no positions from "
+                "outside; its prefixes have offset 0"
+            )
         if None not in (own.weights, other.weights) and own.weights != other.weights:
             warnings.warn(
                 f"the prefix was made on other weights ({other.source}, {_describe(other)}) than {self.name} has "

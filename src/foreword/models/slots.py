@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from foreword.errors import UnsupportedModelError
-from foreword.models.architectures import ARCHITECTURES
+from foreword.models.architectures import ARCHITECTURES, Architecture, Route, architecture_of
+from foreword.models.shapes import Shape, shape_of
+
+_ENTRY = {"input_ids", "inputs_embeds", "input_features", "pixel_values"}
+_CROSS = ("encoder_attn", "EncDecAttention", "crossattention")
+_CACHE_LIMITS = (
+    "the prefix is copied for every row and step",
+    "no activation checkpointing",
+    "no static cache",
+    "every layer takes a prefix, all of one length",
+)
 
 
 @dataclass(frozen=True)
 class Slot:
     """One attention layer. module: its path in the model. backend: what serves it on CPU, and why.
 
-    sliding_window: tokens visible to a query, or None for full attention; the prefix is always visible.
+    name: `decoder.i`, `encoder.i` or `cross.i`, with i the number of its layer.
+    sliding_window: tokens visible to a query (ModernBERT: on both sides together; Llama4: the chunk),
+    or None for full attention; the prefix is always visible.
     """
 
     name: str
@@ -27,34 +41,70 @@ class Slot:
     sliding_window: int | None
     backend: str
 
+    @property
+    def role(self) -> str:
+        """decoder, encoder or cross."""
+        return self.name.partition(".")[0]
+
     def parameters(self, length: int) -> int:
         """num_kv_heads · length · (key_dim + value_dim)."""
         return self.num_kv_heads * length * (self.key_dim + self.value_dim)
 
 
 @dataclass(frozen=True)
-class ModelSlots:
-    """stack: path of the module that takes position_ids and runs the layers.
+class Stack:
+    """A module that takes the tokens (or features) and runs layers.
 
-    position_limit: number of positions in a learned table, None for rotary positions.
+    shifts: it takes position_ids, so real tokens can move up by a prefix's offset.
+    position_limit: number of positions of a learned table, None elsewhere.
     """
 
-    slots: tuple[Slot, ...]
-    stack: str
+    path: str
+    shifts: bool
     position_limit: int | None
 
 
+@dataclass(frozen=True)
+class ModelSlots:
+    """slots: in layer order, `encoder.*` before `decoder.*` before `cross.*`.
+
+    readers: attention module path → the slots it reads, in the order of its calls (one, but for ALBERT;
+    layers that share keys and values read their owner's).
+    stacks: where positions are shifted. route: see `Architecture`. limits: what the route can't do.
+    without: layer numbers that have no attention and take no prefix.
+    default_offset: whether a prefix moves real tokens up by its length unless it says else.
+    explicit_positions: the stacks take position_ids (ALiBi models count from mask and cache instead).
+    """
+
+    slots: tuple[Slot, ...]
+    readers: Mapping[str, tuple[str, ...]]
+    stacks: tuple[Stack, ...]
+    route: Route
+    limits: tuple[str, ...]
+    without: tuple[int, ...]
+    default_offset: bool
+    explicit_positions: bool
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a prefix may have a position offset other than 0."""
+        return all(stack.shifts for stack in self.stacks)
+
+    @property
+    def position_limit(self) -> int | None:
+        """Positions of the smallest learned table, or None."""
+        return min((stack.position_limit for stack in self.stacks if stack.position_limit is not None), default=None)
+
+
 def find_slots(model: nn.Module) -> ModelSlots:
-    """The slots of a Transformers causal language model, in layer order.
+    """The slots of a Transformers model, in layer order.
 
     Works on a model with meta tensors. Raises `UnsupportedModelError` naming what stands in the way.
     """
-    config: Any = model.config
-    architecture = ARCHITECTURES.get(config.model_type)
-    if architecture is None:
+    architecture = architecture_of(model)
+    if architecture.kind == "encoder" and getattr(model.config, "is_decoder", False):
         raise UnsupportedModelError(
-            f"{type(model).__name__} (model_type {config.model_type!r}, attention {_first_attention(model)}) "
-            f"takes no prefix yet; supported: {', '.join(sorted(ARCHITECTURES))}"
+            f"{type(model).__name__} runs as a decoder (is_decoder); it takes a prefix as an encoder only"
         )
     found = [
         (path, module) for path, module in model.named_modules() if type(module).__name__ == architecture.attention
@@ -62,50 +112,112 @@ def find_slots(model: nn.Module) -> ModelSlots:
     if not found:
         raise UnsupportedModelError(f"{type(model).__name__} has no module of class {architecture.attention}")
     for path, module in found:
-        if getattr(module, "is_cross_attention", False):
+        if architecture.kind != "encoder-decoder" and getattr(module, "is_cross_attention", False):
             raise UnsupportedModelError(
-                f"{path} ({architecture.attention}) is a cross attention; it takes no prefix yet"
+                f"{path} ({architecture.attention}) is a cross attention, which takes no prefix in this architecture"
             )
-    slots = tuple(_slot(index, path, module, config) for index, (path, module) in enumerate(found))
-    limit = config.max_position_embeddings if architecture.positions == "learned" else None
-    return ModelSlots(slots, _stack_of(found[0][0]), limit)
-
-
-def _slot(index: int, path: str, module: Any, config: Any) -> Slot:
-    heads = config.num_attention_heads
-    width = getattr(module, "head_dim", None) or getattr(module, "head_size", None) or config.hidden_size // heads
-    window = _window(index, module, config)
-    capped = getattr(module, "attn_logit_softcapping", None) is not None
-    return Slot(
-        name=f"decoder.{index}",
-        module=path,
-        num_heads=heads,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        key_dim=width,
-        value_dim=width,
-        sliding_window=window,
-        backend="math (softcap)" if capped else "flash",
+    slots, readers = _per_call(found, model) if architecture.per_call else _per_module(found, architecture)
+    stacks = {path: None for slot in slots for path in (_stack_of(slot.module, model),)}
+    config: Any = model.config
+    text = config.get_text_config()
+    cached = architecture.route == "cache"
+    return ModelSlots(
+        tuple(sorted(slots, key=lambda slot: ("encoder", "decoder", "cross").index(slot.role))),
+        readers,
+        tuple(_stack(path, model, architecture) for path in stacks),
+        architecture.route,
+        _CACHE_LIMITS if cached else (),
+        _without(slots, architecture, text),
+        architecture.kind == "decoder",
+        architecture.positions != "alibi" and not getattr(text, "alibi", False),
     )
 
 
-def _window(index: int, module: Any, config: Any) -> int | None:
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and index < len(kinds):
-        return config.sliding_window if kinds[index] == "sliding_attention" else None
-    own = getattr(module, "sliding_window", None)
-    window: int | None = own if own is not None else getattr(config, "sliding_window", None)
-    return window
+def _per_module(
+    found: list[tuple[str, Any]], architecture: Architecture
+) -> tuple[list[Slot], dict[str, tuple[str, ...]]]:
+    """A slot per module, but for layers that share the keys and values of an earlier one (Gemma4)."""
+    slots: list[Slot] = []
+    readers: dict[str, tuple[str, ...]] = {}
+    owners: dict[Any, str] = {}
+    for path, module in found:
+        name = f"{_role(path, architecture)}.{_layer_number(path)}"
+        kind = getattr(module, "layer_type", None)
+        if getattr(module, "is_kv_shared_layer", False):
+            name = owners[kind]
+        else:
+            owners[kind] = name
+            slots.append(_slot(name, path, module, architecture))
+        readers[path] = (name,)
+    return slots, readers
 
 
-def _stack_of(path: str) -> str:
-    """`model.layers.0.self_attn` → `model`."""
+def _per_call(found: list[tuple[str, Any]], model: Any) -> tuple[list[Slot], dict[str, tuple[str, ...]]]:
+    """ALBERT: layer i runs group ⌊i · groups / layers⌋, each group being a few modules in turn."""
+    config = model.config
+    inner = len(found) // config.num_hidden_groups
+    slots: list[Slot] = []
+    readers: dict[str, tuple[str, ...]] = {}
+    for layer in range(config.num_hidden_layers):
+        group = int(layer / (config.num_hidden_layers / config.num_hidden_groups))
+        for number in range(inner):
+            path, module = found[group * inner + number]
+            name = f"encoder.{layer * inner + number}"
+            slots.append(_slot(name, path, module, ARCHITECTURES["albert"]))
+            readers[path] = (*readers.get(path, ()), name)
+    return slots, readers
+
+
+def _slot(name: str, path: str, module: Any, architecture: Architecture) -> Slot:
+    shape: Shape = shape_of(module, int(name.partition(".")[2]))
+    backend = "own attention, over past_key_values" if architecture.route == "cache" else shape.backend
+    return Slot(name, path, shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, shape.sliding_window, backend)
+
+
+def _role(path: str, architecture: Architecture) -> str:
+    if architecture.kind != "encoder-decoder":
+        return architecture.kind
     parts = path.split(".")
-    first_number = next(index for index, part in enumerate(parts) if part.isdigit())
-    return ".".join(parts[: first_number - 1])
+    if parts[-1] in _CROSS:
+        return "cross"
+    return "encoder" if "encoder" in parts else "decoder"
 
 
-def _first_attention(model: nn.Module) -> str:
-    for path, module in model.named_modules():
-        if "attention" in type(module).__name__.lower():
-            return f"{type(module).__name__} at {path}"
-    return "none found"
+def _layer_number(path: str) -> int:
+    return next(int(part) for part in path.split(".") if part.isdigit())
+
+
+def _stack_of(path: str, model: nn.Module) -> str:
+    """The nearest module above `path` that takes tokens or features: `model.layers.0.self_attn` → `model`."""
+    parts = path.split(".")
+    for size in range(len(parts) - 1, -1, -1):
+        parent = ".".join(parts[:size])
+        if _ENTRY & set(inspect.signature(model.get_submodule(parent).forward).parameters):
+            return parent
+    raise UnsupportedModelError(f"{type(model).__name__} has no module above {path} that takes tokens")
+
+
+def _stack(path: str, model: nn.Module, architecture: Architecture) -> Stack:
+    module = model.get_submodule(path)
+    takes = "position_ids" in inspect.signature(module.forward).parameters
+    alibi = architecture.positions == "alibi"  # counted from the mask, which the cache route widens
+    shifts = (takes or alibi) and architecture.kind != "encoder-decoder" and not architecture.after_padding
+    return Stack(path, shifts, _limit(module, model, architecture))
+
+
+def _limit(module: Any, model: Any, architecture: Architecture) -> int | None:
+    """Where the stack's table of positions ends."""
+    ends = architecture.positions == "learned" or architecture.limit != "max_position_embeddings"
+    if not ends or "input_features" in inspect.signature(module.forward).parameters:
+        return None
+    config = getattr(module, "config", model.config).get_text_config()
+    reserved = int(config.pad_token_id or 0) + 1 if architecture.after_padding else 0
+    return int(getattr(config, architecture.limit)) - reserved
+
+
+def _without(slots: list[Slot], architecture: Architecture, config: Any) -> tuple[int, ...]:
+    if architecture.kind != "decoder":
+        return ()
+    shared = getattr(config, "num_kv_shared_layers", 0) or 0
+    numbers = {_layer_number(slot.module) for slot in slots}
+    return tuple(layer for layer in range(config.num_hidden_layers - shared) if layer not in numbers)

@@ -1,0 +1,72 @@
+"""`Attachment`: the prefixes of one `attach`, ready for attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from foreword.attention import backends
+from foreword.attention.call import AttentionCall, MaskCache
+from foreword.attention.merge import two_part_attention
+from foreword.attention.reference import reference_attention
+from foreword.attention.rows import RowMap
+from foreword.errors import AttachError
+from foreword.prefix import KV, Prefix
+
+BACKENDS = ("auto", "math", "reference")
+
+
+class Attachment:
+    """Tensors on the model's device, row map, offsets.
+
+    backend: "auto" (flash where it fits, else math), "math", or "reference".
+    """
+
+    def __init__(self, rows: Sequence[Prefix | None], parameter: Tensor, backend: str = "auto") -> None:
+        if backend not in BACKENDS:
+            raise AttachError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        distinct = list({id(row): row for row in rows if row is not None}.values())
+        number = {id(prefix): index for index, prefix in enumerate(distinct)}
+        self.rows = RowMap([None if row is None else number[id(row)] for row in rows], parameter.device)
+        self.offsets = [0 if row is None else row.position_offset for row in rows]
+        self.captured: dict[str, KV] | None = None
+        self.masks = MaskCache()
+        self.prefixes: list[dict[str, KV]] = [
+            {
+                name: KV(
+                    kv.key.to(parameter.device, parameter.dtype),
+                    kv.value.to(parameter.device, parameter.dtype),
+                )
+                for name, kv in prefix.slots.items()
+            }
+            for prefix in distinct
+        ]
+        self._backend = backend
+        self._offset_tensors: dict[int, Tensor] = {}
+
+    def offset_tensor(self, batch: int, device: torch.device) -> Tensor:
+        """Offsets of `batch` rows, `[batch or 1, 1]`."""
+        if batch not in self._offset_tensors:
+            entries = self.rows.expand(batch)
+            repeats = max(1, len(entries) // len(self.offsets))
+            same = len(set(self.offsets)) == 1
+            values = self.offsets[:1] if same else [offset for offset in self.offsets for _ in range(repeats)]
+            self._offset_tensors[batch] = torch.tensor(values, device=device).unsqueeze(1)
+        return self._offset_tensors[batch]
+
+    def run(self, slot: str, call: AttentionCall) -> Tensor:
+        """Attention output `[B, H, n, d_v]` of one slot."""
+        if self.captured is not None:
+            self.captured[slot] = KV(call.key, call.value)
+        if self._backend == "reference":
+            rows = self.rows.expand(call.batch)
+            return reference_attention(call, [None if row is None else self.prefixes[row].get(slot) for row in rows])
+        pairs = [
+            (group.rows, kv)
+            for group in self.rows.groups(call.batch)
+            if (kv := self.prefixes[group.prefix].get(slot)) is not None
+        ]
+        flash = backends.choose(call) if self._backend == "auto" else None
+        return two_part_attention(call, pairs, flash)
