@@ -62,6 +62,7 @@ class TrainConfig(DataConfig):
     `final_lr` × lr by `scheduler`. clip: largest gradient norm. patience: validations without
     improvement before stopping; None: never. validate_every, checkpoint_every: in steps; None: a
     tenth of the run. keep_checkpoints: newest ones kept.
+    shard_base: under `accelerate launch`, spread the frozen weights over the processes (FSDP2).
     prefix_dtype: how the finished prefix is stored.
     output: run folder; None: a new numbered one in runs/. resume: a run folder or checkpoint to go on from.
     """
@@ -86,6 +87,7 @@ class TrainConfig(DataConfig):
     seed: int = 0
     mixed_precision: Literal["no", "bf16"] = "no"
     activation_checkpointing: bool = False
+    shard_base: bool = False
     patience: int | None = None
     validate_every: int | None = None
     checkpoint_every: int | None = None

@@ -4,6 +4,7 @@
     ├── ConfigError             a setting is wrong; names the field
     ├── DataError               a data file or row is wrong; names file, line and field
     ├── DependencyError         an optional package is missing; says how to install it
+    ├── StorageError            a file can't be written (full disk, no rights); names it
     ├── ModelError              a base model can't be loaded
     │   └── UnsupportedModelError   it loads, but Foreword can't attach to it; names the module
     ├── PrefixError             something is wrong with a prefix
@@ -16,6 +17,7 @@
     │   └── RecomputeError          activation checkpointing in a form that would lose gradients
     └── TrainingError           a run can't start or go on
         ├── NonFiniteError          a loss or gradient was NaN or infinite; names step and rows
+        ├── InterruptedRunError     SIGINT or SIGTERM came; the run was saved
         └── CheckpointError         a checkpoint can't be read or doesn't belong to this run
 
 Warnings: `WeightsMismatchWarning` (same shapes, other weights), `SubstituteModelWarning` (a hub
@@ -23,6 +25,8 @@ model was replaced by its bundled quantised copy).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class ForewordError(Exception):
@@ -38,11 +42,19 @@ class ConfigError(ForewordError):
 
 
 class DataError(ForewordError):
-    """A data file or row is wrong. The text names file, line and field."""
+    """A data file or row is wrong. The text names file, line and field; `problems` lists every bad row."""
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class DependencyError(ForewordError):
     """An optional package is missing."""
+
+
+class StorageError(ForewordError):
+    """A file can't be written. What was there before is untouched, and nothing half-written stays."""
 
 
 class ModelError(ForewordError):
@@ -91,6 +103,14 @@ class TrainingError(ForewordError):
 
 class NonFiniteError(TrainingError):
     """A loss or gradient was NaN or infinite; no update was made."""
+
+
+class InterruptedRunError(TrainingError):
+    """A signal ended the run after it was saved. `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 class CheckpointError(TrainingError):

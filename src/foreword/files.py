@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -10,6 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from foreword.errors import StorageError
+
+_EXCHANGE = 2  # renameat2(2): swap two names in one step
+_AT_FDCWD = -100
 
 
 def cache_folder() -> Path:
@@ -28,61 +34,127 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically: readers see the old file or the new one."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write of `path` into a `StorageError` that says what to do."""
+    from safetensors import SafetensorError
+
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-            handle.write(text)
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip()
+        raise StorageError(
+            f"{path} can't be written: {reason}; make room or mend the rights, then go on from what is there"
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically: readers see the old file or the new one. Raises `StorageError`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text`, atomically. Raises `StorageError`; nothing of a failed write stays."""
+    with writing(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to `path`, whole or not at all. Raises `StorageError`."""
+    with writing(path), path.open("ab") as handle:
+        before = handle.tell()
+        try:
+            handle.write(line.encode() + b"\n")
             handle.flush()
-            os.fsync(handle.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync(path.parent)
+        except OSError:
+            os.ftruncate(handle.fileno(), before)
+            raise
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `target`; on success it takes the name `target`, else it goes.
 
-    An existing `target` is moved aside first and removed last, so at every moment one whole
-    folder exists under the old or the new name.
+    An existing `target` is exchanged in one step where the system can (Linux), so that a whole folder
+    bears the name at every moment. Raises `StorageError` if something can't be written.
     """
     target = target.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
-    try:
-        yield temporary
-        for path in temporary.rglob("*"):
-            fsync(path)
-        fsync(temporary)
-        temporary.chmod(0o755)
-        _swap(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
+        try:
+            yield temporary
+            for path in temporary.rglob("*"):
+                fsync(path)
+            fsync(temporary)
+            temporary.chmod(0o755)
+            _swap(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def recover(target: Path) -> None:
+    """After a crash: remove what unfinished writes of `target` left, and put back a folder that was moved aside."""
+    for aside in target.parent.glob(f".{target.name}.old-*"):
+        if not target.exists() and (aside / target.name).exists():
+            (aside / target.name).replace(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    for unfinished in target.parent.glob(f".{target.name}.new-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; a crash on the way leaves no half of it under its name."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
+    path.replace(aside / path.name)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    aside: Path | None = None
-    if target.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-        target.replace(aside / target.name)
+    if not target.exists():
+        temporary.replace(target)
+        fsync(target.parent)
+    elif _exchange(temporary, target):
+        fsync(target.parent)
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        _swap_in_two_steps(temporary, target)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names atomically; False where the system can't."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE) == 0)
+
+
+def _swap_in_two_steps(temporary: Path, target: Path) -> None:
+    """`recover` mends a crash between the two."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+    target.replace(aside / target.name)
     try:
         temporary.replace(target)
     except BaseException:
-        if aside is not None:
-            (aside / target.name).replace(target)
-            aside.rmdir()
+        (aside / target.name).replace(target)
+        aside.rmdir()
         raise
     fsync(target.parent)
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def free_name(stem: Path) -> Path:

@@ -9,42 +9,21 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import foreword
 from foreword.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from foreword.methods import METHODS
 from foreword.models.weights import hash_parameters
-from foreword.training.checkpoint import list_checkpoints
+from foreword.training import loop
+from foreword.training.checkpoint import list_checkpoints, read_state
 from foreword.training.schedule import learning_rate
 from tiny import tiny_base
-
-WORDS = ["red", "green", "blue", "grey", "pink", "gold", "teal", "plum"]
+from training_helpers import copy_until, equal, final_state, settings, tensors, untimed, write_rows
 
 
 @pytest.fixture
 def rows(tmp_path):
-    for name, count in (("train", 24), ("valid", 6)):
-        lines = [json.dumps({"input": f"{name[0]}{i}", "target": WORDS[i % 8]}) for i in range(count)]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    return tmp_path
-
-
-def settings(rows, name="run", **changes) -> foreword.TrainConfig:
-    values = {
-        "data": str(rows / "train.jsonl"), "validation": str(rows / "valid.jsonl"), "template": "{input}=",
-        "length": 4, "steps": 12, "batch_size": 6, "warmup": 2, "lr": 0.05, "validate_every": 4, "checkpoint_every": 4,
-        "keep_checkpoints": 10, "trackers": (), "prefix_dtype": "float32", "output": str(rows / name),
-    }  # fmt: skip
-    return foreword.TrainConfig(**(values | changes))
-
-
-def tensors(prefix: foreword.Prefix) -> dict[str, torch.Tensor]:
-    return dict(prefix.tensors())
-
-
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return write_rows(tmp_path)
 
 
 def test_learns_and_writes_the_run_folder(rows) -> None:
@@ -73,25 +52,52 @@ def test_learns_and_writes_the_run_folder(rows) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
-def test_resume_is_bit_identical_from_every_checkpoint(rows, method, scheduler) -> None:
-    # GPT-2's dropout stays off in training; random numbers matter for the MLP's start
-    base, changes = tiny_base(), {"method": method, "scheduler": scheduler, "accumulation": 2, "weight_decay": 0.01}
+def test_resume_is_bit_identical_from_every_checkpoint(rows, method, scheduler, monkeypatch) -> None:
+    """Start, middle and end of an epoch (four steps): weights, optimizer, random state, history, and the rows visited."""
+    base, visited = tiny_base(), []
+    real = loop.collate
+    monkeypatch.setattr(
+        loop, "collate", lambda examples, *more: visited.append([e.where for e in examples]) or real(examples, *more)
+    )
+    changes = {
+        "method": method, "scheduler": scheduler, "accumulation": 2, "weight_decay": 0.01, "steps": 9,
+        "checkpoint_every": 1, "validate_every": 2,
+    }  # fmt: skip
     whole = foreword.train(base, settings(rows, "whole", **changes))
-    final = load_file(list_checkpoints(whole.run / "checkpoints")[-1] / "state.safetensors")
-    for step in (0, 4, 8):
-        copy = rows / f"from-{step}"
-        shutil.copytree(whole.run, copy)
-        for later in list_checkpoints(copy / "checkpoints"):
-            if int(later.name[5:]) > step:
-                shutil.rmtree(later)
+    order, final = list(visited), final_state(whole.run)
+    assert {"producer", "optimizer", "random"} == {name.partition(".")[0] for name in final}
+    for step in (0, 2, 4, 7, 9):
+        visited.clear()
+        copy = copy_until(whole.run, rows / f"from-{step}", step)
         resumed = foreword.train(base, settings(rows, resume=str(copy), **changes))
-        state = load_file(list_checkpoints(copy / "checkpoints")[-1] / "state.safetensors")
-        assert equal(state, final)
+        assert equal(final_state(copy), final)
         assert equal(tensors(resumed.prefix), tensors(whole.prefix))
-        untimed = [
-            [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in r.history] for r in (whole, resumed)
-        ]
-        assert untimed[0] == untimed[1]
+        assert untimed(resumed.history) == untimed(whole.history)
+        assert visited == order[2 * step :]
+
+
+def test_resume_keeps_the_patience_that_is_left(rows) -> None:
+    """From every checkpoint of a run that stops early, those in a losing streak included."""
+    base = tiny_base()
+    changes = {
+        "steps": 60,
+        "lr": 100.0,
+        "validate_every": 1,
+        "checkpoint_every": 1,
+        "patience": 3,
+        "keep_checkpoints": 99,
+    }
+    whole = foreword.train(base, settings(rows, "whole", **changes))
+    assert whole.stopped_early
+    stale = set()
+    for step in range(whole.steps + 1):
+        copy = copy_until(whole.run, rows / f"from-{step}", step)
+        stale.add(read_state(list_checkpoints(copy / "checkpoints")[-1])[0].stale)
+        resumed = foreword.train(base, settings(rows, resume=str(copy), **changes))
+        assert (resumed.steps, resumed.stopped_early) == (whole.steps, True)
+        assert equal(final_state(copy), final_state(whole.run))
+        assert untimed(resumed.history) == untimed(whole.history)
+    assert {0, 1, 2, 3} <= stale
 
 
 def test_two_runs_of_a_seed_agree_and_seeds_differ(rows) -> None:
@@ -143,8 +149,6 @@ def test_early_stopping_keeps_the_best(rows) -> None:
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_nothing_that_is_not_finite_is_applied(rows, monkeypatch, where) -> None:
-    import foreword.training.loop as loop
-
     base, real, calls = tiny_base(), loop.target_losses, []
 
     def poisoned(*arguments):
@@ -163,6 +167,7 @@ def test_nothing_that_is_not_finite_is_applied(rows, monkeypatch, where) -> None
     ):
         foreword.train(base, settings(rows))
     history = [json.loads(line) for line in (rows / "run" / "history.jsonl").read_text().splitlines()]
+    assert history.pop() == {"step": 6, "not_finite": where}
     assert max(row["step"] for row in history) == 5
     assert all(math.isfinite(value) for row in history for value in row.values())
     assert foreword.Prefix.load(rows / "run" / "prefix").length == 4
@@ -204,13 +209,11 @@ def test_other_rows_or_weights_are_not_resumed(rows) -> None:
 
 
 def test_a_run_that_failed_at_once_can_be_tried_again(rows, monkeypatch) -> None:
-    import foreword.training.loop as loop
-
-    base, real = tiny_base(), loop.mean_loss
-    monkeypatch.setattr(loop, "mean_loss", lambda *_: (float("nan"), 1))
+    base, real = tiny_base(), loop.summed_loss
+    monkeypatch.setattr(loop, "summed_loss", lambda *_: (float("nan"), 1))
     with pytest.raises(NonFiniteError, match="step 0: the validation loss is not finite"):
         foreword.train(base, settings(rows, steps=1))
-    monkeypatch.setattr(loop, "mean_loss", real)
+    monkeypatch.setattr(loop, "summed_loss", real)
     assert foreword.train(base, settings(rows, steps=1)).steps == 1
 
 

@@ -12,6 +12,7 @@ from foreword._version import __version__
 from foreword.cli import demo, evaluate, generate, show, slots, train
 from foreword.errors import ConfigError, ForewordError
 
+SHOWN = 10  # bad rows that a DataError's own text names
 # Click's own base of usage errors; Typer carries its own copy of Click
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -46,7 +47,8 @@ def main(
 
 
 def run() -> None:
-    """Run the command line and exit: 0 on success, 2 for wrong usage or settings, 130 on Ctrl-C, else 1."""
+    """Run the command line and exit: 0 on success, 2 for wrong usage or settings, 130 on Ctrl-C and 143
+    on SIGTERM (a training run is saved first), else 1."""
     sys.exit(execute(sys.argv[1:]))
 
 
@@ -68,8 +70,10 @@ def execute(arguments: list[str]) -> int:
     except ForewordError as error:
         if debug:
             raise
+        for problem in getattr(error, "problems", ())[SHOWN:]:  # the rest; the text shows the first ones
+            typer.echo(f"bad row: {problem}", err=True)
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 2 if isinstance(error, ConfigError) else getattr(error, "exit_code", 1)
     except Exception as error:
         if debug:
             raise

@@ -57,7 +57,8 @@ def load_examples(
             if limit is not None and len(examples) == limit:
                 break
     if len(bad) > max_bad_rows:
-        raise DataError(describe(source, bad) + f"; mend them or allow them with max_bad_rows (now {max_bad_rows})")
+        text = describe(source, bad) + f"; mend them or allow them with max_bad_rows (now {max_bad_rows})"
+        raise DataError(text, [str(row) for row in bad])
     if not examples:
         raise DataError(f"{source}: no usable row in it")
     return examples, bad

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from foreword.config import build
 from foreword.models.slots import Slot
@@ -26,6 +27,11 @@ class Producer(nn.Module):
         prefix = self()
         slots = {name: type(kv)(*(tensor.detach().clone() for tensor in kv)) for name, kv in prefix.slots.items()}
         return Prefix(slots, prefix.position_offset, prefix.base, prefix.merge)
+
+
+def trainable(tensor: Tensor) -> Tensor:
+    """A copy of `tensor` to train: float32, or its own dtype where that is wider."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32)).clone()
 
 
 @dataclass(frozen=True)

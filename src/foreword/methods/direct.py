@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from foreword.methods.base import Method, Producer
+from foreword.methods.base import Method, Producer, trainable
 from foreword.models.slots import Slot
 from foreword.prefix import KV, Prefix
 
@@ -23,13 +23,14 @@ class DirectOptions:
 
 
 class DirectProducer(Producer):
-    """One parameter per slot and part: key `[num_kv_heads, length, key_dim]`, value likewise, float32."""
+    """One parameter per slot and part: key `[num_kv_heads, length, key_dim]`, value likewise, in float32 or the
+    base's wider dtype."""
 
     def __init__(self, initial: Prefix) -> None:
         super().__init__()
         self._initial = initial
-        self.keys = nn.ParameterList([kv.key.detach().float().clone() for kv in initial.slots.values()])
-        self.values = nn.ParameterList([kv.value.detach().float().clone() for kv in initial.slots.values()])
+        self.keys = nn.ParameterList([trainable(kv.key) for kv in initial.slots.values()])
+        self.values = nn.ParameterList([trainable(kv.value) for kv in initial.slots.values()])
 
     def forward(self) -> Prefix:
         pairs = zip(self._initial.slots, self.keys, self.values, strict=True)

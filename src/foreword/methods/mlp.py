@@ -36,11 +36,13 @@ class MlpOptions:
 
 
 class MlpProducer(Producer):
-    """embedding `[m, hidden_size]` → `[m, hidden]` → `[m, Σ_slots H_kv · (d_k + d_v)]`, float32."""
+    """embedding `[m, hidden_size]` → `[m, hidden]` → `[m, Σ_slots H_kv · (d_k + d_v)]`, in float32 or
+    the base's wider dtype."""
 
     def __init__(self, initial: Prefix, hidden_size: int, options: MlpOptions) -> None:
         super().__init__()
-        self._initial = initial.to(torch.float32)
+        widest = max((part.dtype for _, part in initial.tensors()), key=lambda dtype: dtype.itemsize)
+        self._initial = initial.to(torch.promote_types(widest, torch.float32))
         self._parts = [
             (name, index, tensor) for name, kv in self._initial.slots.items() for index, tensor in enumerate(kv)
         ]
@@ -51,6 +53,7 @@ class MlpProducer(Producer):
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
         self._widths = widths
+        self.to(self._parts[0][2].dtype)
 
     def forward(self) -> Prefix:
         change = self.outer(torch.tanh(self.inner(self.embedding)))

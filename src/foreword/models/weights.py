@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from foreword.errors import ModelError
+from foreword.errors import ModelError, StorageError
 from foreword.files import cache_folder, write_json
 
 _PATTERNS = ("*.safetensors", "*.gguf", "pytorch_model*.bin")
@@ -55,7 +55,7 @@ def _file_digest(file: Path) -> str:
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         write_json(store, {"identity": identity, "digest": digest})
-    except OSError:  # a read-only or full cache only costs time
+    except (OSError, StorageError):  # a read-only or full cache only costs time
         return digest
     return digest
 

@@ -55,10 +55,12 @@ def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> B
 
 
 def target_losses(base: Base, batch: Batch) -> Tensor:
-    """Cross entropy in nats of each target token, float32 `[T]`; with whatever is attached to `base`."""
+    """Cross entropy in nats of each target token, `[T]`, float32 or the base's wider dtype; with whatever is
+    attached to `base`."""
     with _only_at(base.model, batch.positions):
         logits = base.model(input_ids=batch.input_ids, use_cache=False).logits
-    return F.cross_entropy(logits[0].float(), batch.targets, reduction="none")
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits[0].to(wide), batch.targets, reduction="none")
 
 
 def mean_loss(
@@ -69,17 +71,36 @@ def mean_loss(
     progress: Callable[[int], None] | None = None,
 ) -> tuple[float, int]:
     """(mean loss in nats per target token, number of target tokens) over `examples`, without gradients."""
+    total, count = summed_loss(base, examples, prefix, batch_size, progress)
+    return total / count, count
+
+
+def summed_loss(
+    base: Base,
+    examples: Sequence[Example],
+    prefix: Prefix | None,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> tuple[float, int]:
+    """(summed loss in nats, number of target tokens) over `examples`, without gradients.
+
+    part: (r, R) computes every R-th batch from the r-th on. All parts run equally many batches, for
+    bases that are sharded over processes; one too many is not counted.
+    """
     order = sorted(range(len(examples)), key=lambda index: examples[index].num_tokens)
+    cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     total, count = 0.0, 0
     with torch.no_grad(), base.attach(prefix):
-        for start in range(0, len(order), batch_size):
-            chosen = [examples[index] for index in order[start : start + batch_size]]
+        for number in range(part[0], -(-len(cut) // part[1]) * part[1], part[1]):
+            chosen = [examples[index] for index in cut[min(number, len(cut) - 1)]]
             losses = target_losses(base, collate(chosen, pad_id(base), base.device))
-            total += float(losses.double().sum())
-            count += len(losses)
+            if number < len(cut):
+                total += float(losses.double().sum())
+                count += len(losses)
             if progress is not None:
                 progress(len(chosen))
-    return total / count, count
+    return total, count
 
 
 def pad_id(base: Base) -> int:

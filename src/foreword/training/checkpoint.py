@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from foreword.errors import CheckpointError
-from foreword.files import new_folder, write_json
+from foreword.files import new_folder, remove_folder, write_json
 from foreword.methods import Producer
 
 TENSORS = "state.safetensors"
 STATE = "state.json"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after `step` updates. `stale`: validations since the best one."""
+    """Where a run stands after `step` updates. stale: validations since the best one. validated: the
+    step of the last one."""
 
     step: int = 0
     best_loss: float | None = None
     best_step: int = 0
     stale: int = 0
+    validated: int = -1
 
 
 def save_checkpoint(
@@ -65,7 +66,7 @@ def save_checkpoint(
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from foreword.config import TrainConfig, to_dict
 from foreword.errors import CheckpointError, ConfigError
-from foreword.files import free_name, write_json
+from foreword.files import append_line, free_name, recover, write_json, write_text, writing
 
 
 class RunFolder:
     """Where a run writes. history.jsonl has a row per update (`step`, `loss`, `learning_rate`,
-    `tokens_per_second`: target tokens) and per validation (`step`, `validation_loss`)."""
+    `tokens_per_second`: target tokens) and per validation (`step`, `validation_loss`); a step that was
+    refused has `not_finite`, which names what was."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,7 +32,8 @@ class RunFolder:
                 "output",
                 f"{path} exists and is not empty; choose another folder, or resume with resume={path}",
             )
-        path.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
         write_json(path / "config.json", to_dict(config))
         return cls(path)
 
@@ -42,8 +45,7 @@ class RunFolder:
         return cls(checkpoint.parent.parent)
 
     def append(self, row: dict[str, Any]) -> None:
-        with self.history.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row, allow_nan=False) + "\n")
+        append_line(self.history, json.dumps(row, allow_nan=False))
 
     def rows(self) -> list[dict[str, Any]]:
         """The history so far; a last line cut off by a crash is left out."""
@@ -52,12 +54,13 @@ class RunFolder:
         lines = self.history.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1]]
 
-    def forget_after(self, step: int) -> None:
-        """Drop history rows of steps that a resumed run will do again."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        temporary = self.history.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        temporary.replace(self.history)
+    def mend(self, step: int, validated: int) -> None:
+        """Before a run goes on after `step`: drop history rows it will write again, and what a crash left."""
+        kept = [row for row in self.rows() if row["step"] <= (validated if "validation_loss" in row else step)]
+        write_text(self.history, "".join(json.dumps(row) + "\n" for row in kept))
+        recover(self.prefix)
+        for unfinished in self.checkpoints.glob(".step-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def plot(self) -> Path:
         """Draw loss.png from the history."""
@@ -74,7 +77,8 @@ class RunFolder:
         axes.legend()
         axes.grid(alpha=0.3)
         target = self.path / "loss.png"
-        figure.savefig(target, dpi=120)
+        with writing(target):
+            figure.savefig(target, dpi=120)
         return target
 
 

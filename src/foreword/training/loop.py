@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,21 +14,25 @@ import torch
 from foreword.config import TrainConfig, to_dict
 from foreword.data import Example
 from foreword.data.order import batches
-from foreword.errors import ConfigError, NonFiniteError
+from foreword.errors import InterruptedRunError, NonFiniteError
 from foreword.methods import Producer
 from foreword.models import Base
 from foreword.prefix import Prefix
-from foreword.tasks.lm import collate, mean_loss, pad_id, target_losses
+from foreword.tasks.lm import collate, pad_id, summed_loss, target_losses
+from foreword.training.accelerator import start_trackers
+from foreword.training.activations import checkpointed_layers
 from foreword.training.checkpoint import Progress, load_checkpoint, prune, save_checkpoint
 from foreword.training.folder import RunFolder
+from foreword.training.processes import Processes
 from foreword.training.schedule import learning_rate
+from foreword.training.signals import WATCHED, Signals
 
 if TYPE_CHECKING:
     from foreword.training.run import Observer
 
 
 class Loop:
-    """One run's state. `prepare` starts or resumes it, `run` takes it to the end."""
+    """One run's state. `prepare` starts or resumes it, `run` takes it to the end; both within `with`."""
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Loop:
         config: TrainConfig,
         folder: RunFolder,
         inputs: dict[str, str],
+        accelerator: Any,
         observer: Observer | None,
     ) -> None:
         self.progress = Progress()
@@ -54,12 +58,18 @@ class Loop:
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=float(config.lr or 0), weight_decay=config.weight_decay
         )
-        self._accelerator = _accelerator(base, config, folder.path)
+        self._accelerator = accelerator
+        self._processes = Processes(accelerator)
+        self._signals = Signals(impatient=self._processes.count == 1)
 
     def __enter__(self) -> Loop:
+        self._signals.__enter__()
+        if self._processes.main:
+            start_trackers(self._accelerator, self._config, self._folder.path)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._signals.__exit__()
         if self._accelerator.trackers:
             self._accelerator.end_training()
 
@@ -67,7 +77,10 @@ class Loop:
         """Go on from `checkpoint`, or validate and save the prefix at step 0."""
         if checkpoint is not None:
             self.progress = load_checkpoint(checkpoint, self._producer, self._optimizer)
-            self._folder.forget_after(self.progress.step)
+            if self._processes.main:
+                self._folder.mend(self.progress.step, self.progress.validated)
+            if self._validation_due():  # the run was stopped between an update and its validation
+                self._validate()
         else:
             self._validate()
             self._save()
@@ -77,26 +90,37 @@ class Loop:
         config, first = self._config, self.progress.step
         lengths = [example.num_tokens for example in self._examples]
         order = batches(lengths, config.batch_size, config.seed, start=first)
-        with _checkpointed_layers(self._base, config.activation_checkpointing):
+        with checkpointed_layers(self._base, config.activation_checkpointing):
             for step, indices in zip(range(first + 1, self._total + 1), order, strict=False):
                 if self._out_of_patience():
                     self.stopped_early = True
                     break
                 self._update(step, [self._examples[index] for index in indices])
-                self._after(step)
+                if self._validation_due():
+                    self._validate()
+                if step in (self._total, *self._every()) or self._out_of_patience():
+                    self._save()
+
+    def _every(self) -> range:
+        return range(self._checkpoint_every, self._total + 1, self._checkpoint_every)
 
     def _update(self, step: int, examples: list[Example]) -> None:
         """One optimizer step over `examples`, in `accumulation` parts; the loss is the mean over all
-        target tokens of the step, whichever part they are in."""
+        target tokens of the step, whichever part or process they are in."""
         began, config = time.perf_counter(), self._config
         rate = learning_rate(step, self._total, float(config.lr or 0), config.warmup, config.final_lr, config.scheduler)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         count = sum(len(example.target_ids) for example in examples)
-        loss = sum(self._backward(part, count, step) for part in _parts(examples, config.accumulation))
-        norm = self._accelerator.clip_grad_norm_(self._parameters, config.clip)
-        if not bool(torch.isfinite(norm)):
-            self._refuse("gradient", step, examples)
+        own, loss = self._processes.share(examples), 0.0
+        for part in _parts(own, config.accumulation):
+            self._stop_if_asked()
+            loss += self._backward(part, count) if part else self._idle(examples[0])
+        signals = [float(self._signals.received == number) for number in WATCHED]
+        loss, *signals = self._processes.sum_gradients(self._parameters, [loss, *signals])
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.clip)
+        if not math.isfinite(loss) or not bool(torch.isfinite(norm)):
+            self._refuse("loss" if not math.isfinite(loss) else "gradient", step, examples)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.progress = dataclasses.replace(self.progress, step=step)
@@ -105,38 +129,53 @@ class Loop:
         self._log(row)
         if self._observer is not None:
             self._observer.updated(row)
+        for number, received in zip(WATCHED, signals, strict=True):
+            if received:
+                self._stop(number)
 
-    def _backward(self, examples: list[Example], count: int, step: int) -> float:
+    def _backward(self, examples: list[Example], count: int) -> float:
         batch = collate(examples, pad_id(self._base), self._base.device)
         with self._accelerator.autocast(), self._base.attach(self._producer()):
             loss = target_losses(self._base, batch).sum() / count
-        if not bool(torch.isfinite(loss)):
-            self._refuse("loss", step, examples)
         self._accelerator.backward(loss)
         return float(loss.detach())
 
-    def _after(self, step: int) -> None:
-        last = step == self._total
-        if last or step % self._validate_every == 0:
-            self._validate()
-        if last or step % self._checkpoint_every == 0 or self._out_of_patience():
-            self._save()
+    def _idle(self, example: Example) -> float:
+        """A part without rows. Where the base is sharded this process's share of it is needed all the same."""
+        if self._config.shard_base:
+            batch = collate([example], pad_id(self._base), self._base.device)
+            with self._accelerator.autocast(), self._base.attach(self._producer()):
+                loss = target_losses(self._base, batch).sum() * 0.0
+            self._accelerator.backward(loss)
+        return 0.0
+
+    def _validation_due(self) -> bool:
+        step = self.progress.step
+        return self.progress.validated < step and step in (0, self._total, *self._validations())
+
+    def _validations(self) -> range:
+        return range(self._validate_every, self._total + 1, self._validate_every)
 
     def _validate(self) -> None:
         """Measure the prefix as it would be stored; keep it in prefix/ if it is the best so far."""
-        prefix = self._finished()
+        prefix, part = self._finished(), (self._processes.rank, self._processes.count)
         with self._accelerator.autocast():
-            loss, _ = mean_loss(self._base, self._held_out, prefix, self._config.batch_size)
+            sums = summed_loss(
+                self._base, self._held_out, prefix, self._config.batch_size, lambda _: self._stop_if_asked(), part
+            )
+        total, count = self._processes.sum(*sums)
+        loss, step = total / count, self.progress.step
         if not math.isfinite(loss):
-            raise NonFiniteError(f"step {self.progress.step}: the validation loss is not finite ({loss})")
-        row = {"step": self.progress.step, "validation_loss": loss}
+            raise NonFiniteError(f"step {step}: the validation loss is not finite ({loss})")
+        row = {"step": step, "validation_loss": loss}
         self._log(row)
-        best = self.progress.best_loss
+        best, progress = self.progress.best_loss, dataclasses.replace(self.progress, validated=step)
         if best is None or loss < best:
-            self.progress = dataclasses.replace(self.progress, best_loss=loss, best_step=self.progress.step, stale=0)
-            prefix.with_record(self._config.method, self._record()).save(self._folder.prefix)
+            self.progress = dataclasses.replace(progress, best_loss=loss, best_step=step, stale=0)
+            if self._processes.main:
+                prefix.with_record(self._config.method, self._record()).save(self._folder.prefix)
         else:
-            self.progress = dataclasses.replace(self.progress, stale=self.progress.stale + 1)
+            self.progress = dataclasses.replace(progress, stale=progress.stale + 1)
         if self._observer is not None:
             self._observer.validated(row)
 
@@ -154,6 +193,8 @@ class Loop:
         }
 
     def _save(self) -> None:
+        if not self._processes.main:
+            return
         folder = self._folder.checkpoints
         save_checkpoint(folder, self._producer, self._optimizer, self.progress, to_dict(self._config), self._inputs)
         prune(folder, self._config.keep_checkpoints)
@@ -162,7 +203,23 @@ class Loop:
         patience = self._config.patience
         return patience is not None and self.progress.stale >= patience
 
+    def _stop_if_asked(self) -> None:
+        """Between parts, where one process can decide alone; several agree at the end of a step."""
+        if self._signals.received is not None and self._processes.count == 1:
+            self._stop(self._signals.received)
+
+    def _stop(self, number: int) -> NoReturn:
+        self._optimizer.zero_grad(set_to_none=True)
+        self._save()
+        raise InterruptedRunError(
+            f"stopped by {WATCHED[WATCHED.index(number)].name} after step {self.progress.step} of {self._total}; "
+            f"the run is saved, go on with --resume {self._folder.path}",
+            number,
+        )
+
     def _refuse(self, what: str, step: int, examples: list[Example]) -> NoReturn:
+        self._optimizer.zero_grad(set_to_none=True)
+        self._log({"step": step, "not_finite": what})
         rows = ", ".join(example.where for example in examples)
         raise NonFiniteError(
             f"step {step}: the {what} is not finite; no update was made (rows {rows}). "
@@ -170,72 +227,15 @@ class Loop:
         )
 
     def _log(self, row: dict[str, Any]) -> None:
+        if not self._processes.main:
+            return
         self._folder.append(row)
-        if self._accelerator.trackers:
-            self._accelerator.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
+        numbers = {name: value for name, value in row.items() if name != "step" and isinstance(value, float)}
+        if self._accelerator.trackers and numbers:
+            self._accelerator.log(numbers, step=row["step"])
 
 
 def _parts(examples: list[Example], count: int) -> Iterator[list[Example]]:
-    size = -(-len(examples) // count)
-    for start in range(0, len(examples), size):
-        yield examples[start : start + size]
-
-
-def check_trackers(names: tuple[str, ...]) -> None:
-    """Raise `ConfigError` for a tracker that is not known or not installed."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    available = {str(tracker) for tracker in get_available_trackers()}
-    for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise ConfigError("trackers", f"{name!r} is not known; choose from {', '.join(LOGGER_TYPE_TO_CLASS)}")
-        if name not in available:
-            raise ConfigError("trackers", f"{name!r} is not installed: pip install {name}")
-
-
-def _accelerator(base: Base, config: TrainConfig, folder: Path) -> Any:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()  # a run before this one may have chosen another precision
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        cpu=base.device.type == "cpu",
-        log_with=list(config.trackers) or None,
-        project_dir=str(folder / "trackers") if config.trackers else None,
-    )
-    if config.trackers:
-        accelerator.init_trackers("foreword")
-    return accelerator
-
-
-_RATES = ("dropout", "layerdrop", "attention_dropout", "activation_dropout", "residual_dropout", "embedding_dropout")
-
-
-@contextmanager
-def _checkpointed_layers(base: Base, wanted: bool) -> Iterator[None]:
-    """Activation checkpointing on, without train mode elsewhere: the base's dropout stays off."""
-    if not wanted:
-        yield
-        return
-    model = base.model
-    # Transformers before 5.20 has only the older names
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
-    enable({"use_reentrant": False})
-    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    # functional dropout asks its layer's own flag
-    found = [(layer, name, layer.__dict__.get(name)) for layer in layers for name in _RATES]
-    rates = [(layer, name, rate) for layer, name, rate in found if isinstance(rate, float)]
-    for layer in layers:
-        layer.training = True
-    for layer, name, _ in rates:
-        setattr(layer, name, 0.0)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = False
-        for layer, name, rate in rates:
-            setattr(layer, name, rate)
-        disable()
+    """`count` parts of nearly equal size, some empty where there are fewer rows."""
+    for number in range(count):
+        yield examples[number * len(examples) // count : (number + 1) * len(examples) // count]

@@ -19,14 +19,17 @@ from foreword.init import initial_prefix
 from foreword.methods import get_method
 from foreword.models import Base
 from foreword.models.rendering import Renderer
+from foreword.models.sharding import shard
 from foreword.prefix import Prefix
+from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.checkpoint import find_checkpoint, read_state
 from foreword.training.folder import RunFolder
-from foreword.training.loop import Loop, check_trackers
+from foreword.training.loop import Loop
+from foreword.training.processes import Processes
 
 # Settings that may differ between a run and its resumption: they don't change what is computed.
 _FREE = {
-    "output", "resume", "device", "trackers", "checkpoint_every", "keep_checkpoints", "prefix_dtype", "max_bad_rows",
+    "output", "resume", "device", "trackers", "checkpoint_every", "keep_checkpoints", "prefix_dtype", "max_bad_rows", "shard_base",
 }  # fmt: skip
 HELD_OUT = 96
 
@@ -61,7 +64,10 @@ def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> 
     The base's weights stay as they are. With `config.resume` a run goes on from its newest
     checkpoint, bit-identically on CPU. The global random state is left as it was.
     Raises `ConfigError`, `DataError`, `CheckpointError`, and `NonFiniteError` if a loss or gradient
-    is NaN or infinite (no update is made then).
+    is NaN or infinite (no update is made then), `StorageError` if the disk is full, and
+    `InterruptedRunError` after SIGINT or SIGTERM, when the run has been saved.
+    Under `accelerate launch` all processes call this together; the main one writes, into a folder that
+    all of them can read.
     """
     if not config.data:
         raise ConfigError("data", "name a file of examples")
@@ -75,6 +81,10 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     method = get_method(config.method)
     options = method.parse_options(config.options)
     check_trackers(config.trackers)
+    accelerator = make_accelerator(base, config)
+    processes = Processes(accelerator)
+    if config.shard_base:
+        shard(base)
     checkpoint = None if config.resume is None else find_checkpoint(Path(config.resume))
     if checkpoint is not None:
         _, saved, saved_inputs = read_state(checkpoint)
@@ -91,13 +101,19 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     lr = method.default_lr if config.lr is None else config.lr
     # what the run resolved to; saved, so that it can be done again
     config = dataclasses.replace(config, lr=lr, template=renderer.template, steps=total)
-    folder = RunFolder.create(config) if checkpoint is None else RunFolder.of_checkpoint(checkpoint)
-    with Loop(base, producer, examples, held_out, config, folder, inputs, observer) as loop:
+    if checkpoint is None:
+        folder = RunFolder(processes.from_main(lambda: RunFolder.create(config).path))
+    else:
+        folder = RunFolder.of_checkpoint(checkpoint)
+    observer = observer if processes.main else None
+    with Loop(base, producer, examples, held_out, config, folder, inputs, accelerator, observer) as loop:
         loop.prepare(checkpoint)
         if observer is not None:
             observer.started(folder.path, total, loop.progress.step, bad)
         loop.run()
-    folder.plot()
+    if processes.main:
+        folder.plot()
+    processes.wait()
     rows = folder.rows()
     best = float(loop.progress.best_loss if loop.progress.best_loss is not None else math.nan)
     return TrainResult(

@@ -1,0 +1,87 @@
+"""Save checkpoints and a prefix over and over in a child process, kill it at random moments, and load what is there.
+
+    python tests/faults/kill_while_saving.py ROUNDS FOLDER
+
+Prints one JSON line: rounds, checkpoints loaded, whether a newest one ever failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from foreword.files import recover
+from foreword.methods.direct import DirectProducer
+from foreword.prefix import KV, Fingerprint, Prefix
+from foreword.training.checkpoint import Progress, find_checkpoint, load_checkpoint, prune, save_checkpoint
+
+BASE = Fingerprint("TinyForCausalLM", "tiny", 64, 4, 260, "sha256:0", "tiny", None)
+
+
+def make(seed: int) -> tuple[DirectProducer, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    slots = {f"decoder.{i}": KV(torch.randn(2, 32, 16), torch.randn(2, 32, 16)) for i in range(4)}
+    producer = DirectProducer(Prefix(slots, 32, BASE))
+    return producer, torch.optim.AdamW(producer.parameters())
+
+
+def save_for_ever(folder: Path, first: int) -> None:
+    producer, optimizer = make(0)
+    step = first
+    while True:
+        with torch.no_grad():
+            for parameter in producer.parameters():
+                parameter.fill_(float(step))
+        save_checkpoint(folder / "checkpoints", producer, optimizer, Progress(step), {}, {})
+        prune(folder / "checkpoints", 2)
+        producer.finish().with_record("direct", {"step": step}).save(folder / "prefix")
+        step += 1
+
+
+def check(folder: Path) -> int:
+    """The step of the newest checkpoint; every part of it and of the prefix must be of one step."""
+    found = find_checkpoint(folder)
+    producer, optimizer = make(1)
+    step = load_checkpoint(found, producer, optimizer).step
+    if any(bool((parameter != float(step)).any()) for parameter in producer.parameters()):
+        raise SystemExit(f"{found} is of several steps")
+    recover(folder / "prefix")
+    prefix = Prefix.load(folder / "prefix")
+    values = {float(value) for _, tensor in prefix.tensors() for value in tensor.flatten()[:2]}
+    if values != {float(prefix.record["step"])}:
+        raise SystemExit(f"the prefix is of several steps: {values}")
+    return step
+
+
+def main(rounds: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    chance, newest = random.Random(0), 0
+    first, first_optimizer = make(0)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.fill_(0.0)
+    save_checkpoint(folder / "checkpoints", first, first_optimizer, Progress(0), {}, {})
+    first.finish().with_record("direct", {"step": 0}).save(folder / "prefix")
+    for _ in range(rounds):
+        child = os.fork()
+        if child == 0:
+            save_for_ever(folder, newest + 1)
+        time.sleep(chance.uniform(0.005, 0.15))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        step = check(folder)
+        if step < newest:
+            raise SystemExit(f"went back from step {newest} to {step}")
+        newest = step
+    print(json.dumps({"rounds": rounds, "newest_step": newest}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,82 @@
+"""One row in a hundred spoilt, in every way: each is reported with file and line, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from foreword.cli.main import execute
+from foreword.data import load_examples
+from foreword.errors import DataError
+from foreword.models.rendering import Renderer
+from tiny import byte_tokenizer, tiny_model
+
+ROWS = 2000
+SPOILT = range(50, ROWS, 100)  # 1 %
+KINDS = {
+    "not JSON": (b'{"input": "x", "target": ', "JSON"),
+    "not UTF-8": (b'{"input": "\xff\xfe", "target": "x"}', "UTF-8"),
+    "not an object": (b'["input", "target"]', "object"),
+    "field missing": (b'{"input": "x"}', "'target' is missing"),
+    "field empty": (b'{"input": "x", "target": "  "}', "'target' is empty"),
+    "wrong type": (b'{"input": 7, "target": "x"}', "must be text, not int"),
+    "null": (b'{"input": null, "target": "x"}', "must be text, not NoneType"),
+    "half a surrogate": (b'{"input": "\\ud800", "target": "x"}', "surrogate"),
+    "too long": (json.dumps({"input": "x" * 300, "target": "y"}).encode(), "more than the 200 allowed"),
+    "NaN": (b'{"input": NaN, "target": "x"}', "JSON|must be text"),
+    "references wrong": (b'{"input": "x", "references": "y"}', "references"),
+}
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    def write(bad: bytes):
+        good = [json.dumps({"input": f"row {i}", "target": f"target {i}"}).encode() for i in range(ROWS)]
+        for line in SPOILT:
+            good[line] = bad
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes(b"\n".join(good) + b"\n")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_spoilt_row_is_reported(spoilt, kind) -> None:
+    line, problem = KINDS[kind]
+    path, renderer = spoilt(line), Renderer(byte_tokenizer(), "{input}=")
+    with pytest.raises(DataError, match="20 bad rows") as raised:
+        load_examples(str(path), renderer, max_tokens=200)
+    assert len(raised.value.problems) == len(SPOILT)
+    for number, said in zip(SPOILT, raised.value.problems, strict=True):
+        assert said.startswith(f"{path}:{number + 1}: ")
+        assert any(part in said for part in problem.split("|")), said
+    examples, bad = load_examples(str(path), renderer, max_tokens=200, max_bad_rows=20)
+    assert len(examples) == ROWS - len(SPOILT)
+    assert [row.line for row in bad] == [number + 1 for number in SPOILT]
+
+
+def test_the_command_line_names_every_one(spoilt, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = spoilt(KINDS["not JSON"][0])
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    arguments = [
+        "train",
+        "--model",
+        "model",
+        "--data",
+        str(path),
+        "--template",
+        "{input}=",
+        "--output",
+        "run",
+        "--steps",
+        "1",
+    ]
+    assert execute(arguments) == 1
+    said = capsys.readouterr().err
+    for number in SPOILT:
+        assert said.count(f"{path}:{number + 1}: ") == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,96 @@
+"""SIGINT and SIGTERM at every kind of moment: the run is saved, the exit code says why, and it goes on bit-identically."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import foreword
+from foreword.errors import InterruptedRunError
+from foreword.training import loop
+from tiny import tiny_base, tiny_model
+from training_helpers import debris, equal, final_state, history_of, settings, tensors, untimed, write_rows
+
+CHANGES = {"accumulation": 3, "method": "mlp", "steps": 8}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("call", "step"),
+    [
+        ("summed_loss", 1),  # the validation before the first step
+        ("target_losses", 1),  # in the first part of the first batch
+        ("target_losses", 8),  # in the middle of an accumulation
+        ("summed_loss", 2),  # in a validation after an update
+        ("save_checkpoint", 2),  # while a checkpoint is written
+    ],
+)
+def test_stopped_and_gone_on(tmp_path, monkeypatch, call, step, number) -> None:
+    base, rows = tiny_base(), write_rows(tmp_path)
+    whole = foreword.train(base, settings(rows, "whole", **CHANGES))
+    seen, real = [], getattr(loop, call)
+
+    def then_signal(*arguments, **more):
+        seen.append(call)
+        if len(seen) == step:
+            os.kill(os.getpid(), number)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(loop, call, then_signal)
+    with pytest.raises(InterruptedRunError, match=rf"{number.name} after step \d+ of 8.*--resume") as raised:
+        foreword.train(base, settings(rows, **CHANGES))
+    monkeypatch.setattr(loop, call, real)
+    assert raised.value.exit_code == 128 + number
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the caller's handlers are back
+    assert debris(rows / "run") == []
+    resumed = foreword.train(base, settings(rows, resume=str(rows / "run"), **CHANGES))
+    assert equal(final_state(resumed.run), final_state(whole.run))
+    assert equal(tensors(resumed.prefix), tensors(whole.prefix))
+    assert history_of(resumed.run) == untimed(whole.history)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_line_exits_with_130_and_143(tmp_path, number, code) -> None:
+    from tiny import byte_tokenizer
+
+    rows = write_rows(tmp_path)
+    tiny_model("llama").save_pretrained(rows / "model")
+    byte_tokenizer().save_pretrained(rows / "model")
+    arguments = ["train", "--model", "model", "--data", "train.jsonl", "--validation", "valid.jsonl", "--template", "{input}=",
+                 "--steps", "100000", "--output", "run", "--length", "4", "--set", "trackers=[]"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "foreword", *arguments], cwd=rows, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        history = rows / "run" / "history.jsonl"
+        deadline = time.monotonic() + 120
+        while not (history.is_file() and len(history.read_text().splitlines()) > 5):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        asked = time.monotonic()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+        assert time.monotonic() - asked < 30
+    finally:
+        process.kill()
+    assert process.returncode == code, said
+    assert "go on with --resume run" in said
+    assert "Traceback" not in said
+    step = int(sorted((rows / "run" / "checkpoints").iterdir())[-1].name[5:])
+    assert step == max(row["step"] for row in history_of(rows / "run"))
+
+
+def test_outside_the_main_thread_a_run_still_runs(tmp_path) -> None:
+    import threading
+
+    rows, results = write_rows(tmp_path), []
+    thread = threading.Thread(target=lambda: results.append(foreword.train(tiny_base(), settings(rows, steps=1))))
+    thread.start()
+    thread.join()
+    assert results[0].steps == 1
