@@ -33,7 +33,7 @@ def shard(base: Base) -> None:
     base.fingerprint  # noqa: B018 - read while every process has all weights
     for layer in _layers(base.model):
         fully_shard(layer)
-    fully_shard(base.model)
+    fully_shard(base.model, reshard_after_forward=True)  # embeddings and head too
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:

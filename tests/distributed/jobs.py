@@ -1,0 +1,119 @@
+"""Run by every process of a launch: trains one job after another and writes what this process saw.
+
+    accelerate launch --multi_gpu --num_processes 2 tests/distributed/jobs.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+
+import foreword
+from foreword.models import Base
+from foreword.models.weights import hash_parameters
+from foreword.training import loop
+from tiny import byte_tokenizer, tiny_model
+from training_helpers import settings
+
+JOBS: dict[str, dict] = {
+    "plain": {"batch_size": 5},
+    "accumulated": {"batch_size": 7, "accumulation": 2},
+    "fewer rows than processes": {"batch_size": 1, "accumulation": 1},
+    "mlp": {"batch_size": 5, "method": "mlp", "lr": 1e-3},
+    "checkpointed": {"batch_size": 5, "activation_checkpointing": True},
+    "resumed": {"batch_size": 5},
+}
+COMMON = {"steps": 10, "checkpoint_every": 1, "validate_every": 5, "keep_checkpoints": 99}
+
+
+def make_base(dtype: torch.dtype = torch.float64) -> Base:
+    torch.set_num_threads(1)
+    return Base(tiny_model("llama", dtype=dtype), byte_tokenizer(), name="tiny-llama")
+
+
+def watched(real, seen: list):
+    def collate(examples, *more):
+        seen.append([example.where for example in examples])
+        return real(examples, *more)
+
+    return collate
+
+
+def main(folder: Path) -> None:
+    rank, report, real = int(os.environ["RANK"]), {}, loop.collate
+    base = make_base()
+    for name, changes in JOBS.items():
+        seen: list = []
+        loop.collate = watched(real, seen)
+        more = {"resume": str(folder / "to resume")} if name == "resumed" else {}
+        result = foreword.train(base, settings(folder, name, **COMMON, **changes, **more))
+        report[name] = {"rows": seen, "loss": result.validation_loss, "steps": result.steps}
+    loop.collate = real
+    report["taken"] = error_of(lambda: foreword.train(base, settings(folder, "plain", **COMMON)))
+    report["nan"] = error_of(lambda: train_with_nan_on(1, base, folder))
+    report["signal"] = error_of(lambda: train_with_signal_on(1, base, folder))
+    report["sharded"] = sharded(base, folder, real)
+    (folder / f"rank{rank}.json").write_text(json.dumps(report))
+
+
+def error_of(action) -> list[str]:
+    try:
+        action()
+    except foreword.ForewordError as error:
+        return [type(error).__name__, str(error)]
+    return ["nothing", ""]
+
+
+def train_with_nan_on(rank: int, base: Base, folder: Path) -> None:
+    real, calls = loop.target_losses, []
+
+    def poisoned(*arguments):
+        calls.append(1)
+        bad = int(os.environ["RANK"]) == rank and len(calls) == 3
+        return real(*arguments) * (float("nan") if bad else 1.0)
+
+    loop.target_losses = poisoned
+    try:
+        foreword.train(base, settings(folder, "nan", batch_size=5, **COMMON))
+    finally:
+        loop.target_losses = real
+
+
+def train_with_signal_on(rank: int, base: Base, folder: Path) -> None:
+    real, calls = loop.target_losses, []
+
+    def signalled(*arguments):
+        calls.append(1)
+        if int(os.environ["RANK"]) == rank and len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    loop.target_losses = signalled
+    try:
+        foreword.train(base, settings(folder, "signal", batch_size=5, **COMMON))
+    finally:
+        loop.target_losses = real
+
+
+def sharded(base: Base, folder: Path, real) -> dict:
+    """The same run with the frozen weights spread over the processes; how many of them this one holds."""
+    before = sum(parameter.numel() for parameter in base.model.parameters())
+    result = foreword.train(base, settings(folder, "sharded", batch_size=7, accumulation=2, shard_base=True, **COMMON))
+    held = sum(parameter.to_local().numel() for parameter in base.model.parameters())
+    small = settings(folder, "sharded, one row", batch_size=1, shard_base=True, **COMMON)
+    foreword.train(base, small)
+    return {"loss": result.validation_loss, "before": before, "held": held}
+
+
+if __name__ == "__main__":
+    if "RANK" in os.environ:
+        main(Path(sys.argv[1]))
+    else:
+        print(hash_parameters(make_base().model))
