@@ -27,6 +27,7 @@ class DataConfig:
     or a Datasets id with an optional split after a colon (`org/name:train`).
     template: the whole prompt with {field} in it; None: the tokenizer's chat template if there is one,
     else the bare input. max_bad_rows: above this many bad rows the run stops before it starts.
+    quantise: frozen weights in fewer bits; lora: folder of a PEFT adapter on the base (see `foreword.load`).
     max_tokens: longest row (prompt and target); None: what the model's positions allow.
     """
 
@@ -39,6 +40,8 @@ class DataConfig:
     max_tokens: int | None = None
     batch_size: int = 16
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantise: Literal["int8", "bnb-8bit", "bnb-4bit"] | None = None
+    lora: str | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -63,6 +66,8 @@ class TrainConfig(DataConfig):
     improvement before stopping; None: never. validate_every, checkpoint_every: in steps; None: a
     tenth of the run. keep_checkpoints: newest ones kept.
     shard_base: under `accelerate launch`, spread the frozen weights over the processes (FSDP2).
+    train: what learns, where the base carries a LoRA: the prefix, the LoRA (the prefix stays as it
+    starts), or both. lora_lr: the LoRA's peak learning rate.
     prefix_dtype: how the finished prefix is stored.
     output: run folder; None: a new numbered one in runs/. resume: a run folder or checkpoint to go on from.
     """
@@ -88,6 +93,8 @@ class TrainConfig(DataConfig):
     mixed_precision: Literal["no", "bf16"] = "no"
     activation_checkpointing: bool = False
     shard_base: bool = False
+    train: Literal["prefix", "lora", "both"] = "prefix"
+    lora_lr: float = 2e-4
     patience: int | None = None
     validate_every: int | None = None
     checkpoint_every: int | None = None
@@ -102,7 +109,7 @@ class TrainConfig(DataConfig):
         _at_least(self, 0, "warmup", "final_lr", "weight_decay", "seed")
         _at_least(self, 1, "length", "steps", "accumulation", "validation_rows", "patience")
         _at_least(self, 1, "validate_every", "checkpoint_every", "keep_checkpoints")
-        for name in ("epochs", "lr", "clip"):
+        for name in ("epochs", "lr", "lora_lr", "clip"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ConfigError(name, f"must be above 0, not {value}")
         if self.accumulation > self.batch_size:

@@ -197,7 +197,7 @@ def test_slots_say_what_is_special(kind, said, tmp_path, capsys, monkeypatch) ->
     assert all(text in printed for text in said), printed
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "generate", "eval", "slots", "show"])
+@pytest.mark.parametrize("verb", ["demo", "train", "generate", "eval", "slots", "show", "doctor"])
 def test_help_is_there_for_each_command(verb, capsys) -> None:
     assert execute([verb, "--help"]) == 0
     text = capsys.readouterr().out
@@ -251,3 +251,54 @@ def test_demo_in_short(smollm2, tmp_path, capsys, monkeypatch) -> None:
     )
     assert validation
     assert not training & validation
+
+
+def test_doctor(capsys, monkeypatch) -> None:
+    from foreword.doctor import checks
+
+    assert execute(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for said in (
+        "torch ",
+        "transformers ",
+        "flash-cpu",
+        "foreword cache",
+        "ok     parity",
+        "ok     ten training steps",
+        "everything works",
+    ):
+        assert said in printed
+    assert execute(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [check["passed"] for check in report["checks"]] == [True] * 4
+
+    def broken(base):
+        raise RuntimeError("the kernel is gone")
+
+    monkeypatch.setattr(checks, "_mixed_rows", broken)
+    assert execute(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED rows with different prefixes: RuntimeError: the kernel is gone" in printed
+    assert "ok     save and load" in printed
+    assert "1 of the checks failed" in printed
+
+
+def test_doctor_sees_a_wrong_merge(capsys, monkeypatch) -> None:
+    """The parity check can fail: here the prefix gets half its weight."""
+    from foreword.attention import merge
+
+    right = merge.merge
+
+    def wrong(local, prefix):
+        return right(local, merge.Part(prefix.output, prefix.lse - 0.7))
+
+    monkeypatch.setattr(merge, "merge", wrong)
+    assert execute(["doctor"]) == 1
+    assert "FAILED parity with past_key_values" in capsys.readouterr().out
+
+
+def test_doctor_prints_nothing_of_other_libraries() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "foreword", "doctor"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")

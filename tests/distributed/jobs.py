@@ -1,6 +1,6 @@
 """Run by every process of a launch: trains one job after another and writes what this process saw.
 
-    accelerate launch --multi_gpu --num_processes 2 tests/distributed/jobs.py FOLDER
+accelerate launch --multi_gpu --num_processes 2 tests/distributed/jobs.py FOLDER
 """
 
 from __future__ import annotations

@@ -36,9 +36,7 @@ def place(tmp_path_factory) -> Path:
     for name, changes in SINGLE.items():
         foreword.train(base, settings(folder, f"one {name}", **COMMON, **changes))
     copy_until(folder / "one plain", folder / "to resume", 4)
-    done = subprocess.run(
-        [*LAUNCH, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run([*LAUNCH, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -26,6 +26,11 @@ Model = Annotated[
 ]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or auto.")]
+Quantise = Annotated[
+    str | None,
+    typer.Option("--quantise", help="Frozen weights in fewer bits: int8 (torchao), bnb-8bit or bnb-4bit (CUDA)."),
+]
+Lora = Annotated[str | None, typer.Option("--lora", help="Folder of a PEFT LoRA to put on the base.")]
 Template = Annotated[
     str | None,
     typer.Option(
@@ -62,7 +67,13 @@ def given(**flags: Any) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def load_base(model: str, dtype: str | None = None, device: str | None = None) -> Base:
+def load_base(
+    model: str,
+    dtype: str | None = None,
+    device: str | None = None,
+    quantise: str | None = None,
+    lora: str | None = None,
+) -> Base:
     """`foreword.load` without other libraries' progress bars; long steps are announced on stderr."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
@@ -71,7 +82,7 @@ def load_base(model: str, dtype: str | None = None, device: str | None = None) -
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    return load(model, dtype=dtype or "float32", device=device or "auto", announce=note)
+    return load(model, dtype=dtype or "float32", device=device or "auto", quantise=quantise, lora=lora, announce=note)
 
 
 def note(text: str) -> None:

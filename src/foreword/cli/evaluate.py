@@ -39,6 +39,8 @@ def command(
     ] = None,
     dtype: common.Dtype = None,
     device: common.Device = None,
+    quantise: common.Quantise = None,
+    lora: common.Lora = None,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
@@ -53,7 +55,7 @@ def command(
     chosen = tuple(name.strip() for name in metrics.split(",")) if metrics else None
     flags = common.given(
         data=data, prefix=prefix, template=common.unescape(template), metrics=chosen, rows=rows,
-        max_new_tokens=max_new_tokens, batch_size=batch_size, max_bad_rows=max_bad_rows, dtype=dtype, device=device,
+        max_new_tokens=max_new_tokens, batch_size=batch_size, max_bad_rows=max_bad_rows, dtype=dtype, device=device, quantise=quantise, lora=lora,
     )  # fmt: skip
     flags |= common.given(input_field=input_field, target_field=target_field)
     if prefix is not None:
@@ -64,7 +66,7 @@ def command(
         raise ConfigError("--answers", f"there are none without a text metric ({', '.join(TEXT_METRICS)})")
     if answers is not None and not answers.absolute().parent.is_dir():
         raise ConfigError("--answers", f"{answers.parent} is not a folder")
-    base = common.load_base(config.model, config.dtype, config.device)
+    base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
     from foreword.evaluation import evaluate
 
     with common.bar(common.err(), quiet=json) as update:

@@ -26,6 +26,8 @@ def command(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Inputs answered at once.")] = 16,
     dtype: common.Dtype = None,
     device: common.Device = None,
+    quantise: common.Quantise = None,
+    lora: common.Lora = None,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
@@ -37,7 +39,7 @@ def command(
     from foreword.prefix import Prefix
 
     attached = None if prefix is None else Prefix.load(prefix)
-    base = common.load_base(common.model_for(model, prefix), dtype, device)
+    base = common.load_base(common.model_for(model, prefix), dtype, device, quantise, lora)
     done = 0
     with common.bar(common.err(), quiet=json) as update:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from foreword._version import __version__
-from foreword.cli import demo, evaluate, generate, show, slots, train
+from foreword.cli import demo, doctor, evaluate, generate, show, slots, train
 from foreword.errors import ConfigError, ForewordError
 
 SHOWN = 10  # bad rows that a DataError's own text names
@@ -29,6 +30,7 @@ app.command("generate")(generate.command)
 app.command("eval")(evaluate.command)
 app.command("slots")(slots.command)
 app.command("show")(show.command)
+app.command("doctor")(doctor.command)
 
 
 def _version(wanted: bool) -> None:
@@ -57,6 +59,8 @@ def execute(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     warnings.showwarning = _show_warning
     warnings.filterwarnings("ignore", category=FutureWarning)
+    for noisy in ("torchao", "torch.utils._pytree"):  # what torchao says when Transformers imports it
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         result = app(arguments, prog_name="foreword", standalone_mode=False)
     except _USAGE as error:

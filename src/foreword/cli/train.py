@@ -76,6 +76,12 @@ def command(
         str | None,
         typer.Option("--resume", help="Run folder or checkpoint to go on from, with its settings."),
     ] = None,
+    what: Annotated[
+        str | None,
+        typer.Option(
+            "--train", help="What learns where the base carries a LoRA: prefix, lora or both. Default: prefix."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -94,6 +100,8 @@ def command(
     ] = None,
     dtype: common.Dtype = None,
     device: common.Device = None,
+    quantise: common.Quantise = None,
+    lora: common.Lora = None,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
@@ -108,20 +116,22 @@ def command(
         model=model, data=data, validation=validation, template=common.unescape(template), method=method,
         length=length, init=init, init_text=init_text, init_prefix=init_prefix, steps=steps, epochs=epochs,
         batch_size=batch_size, accumulation=accumulation, lr=lr, seed=seed, max_bad_rows=max_bad_rows, output=output, resume=resume,
-        dtype=dtype, device=device,
+        dtype=dtype, device=device, quantise=quantise, lora=lora, train=what,
     )  # fmt: skip
     flags = _pairs("--set", settings) | flags
     if option:
         flags["options"] = _pairs("--option", option)
     config = _config(run, flags)
-    base = common.load_base(config.model, config.dtype, config.device)
+    base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
 
     from foreword.cli.progress import TrainingProgress
     from foreword.training import train
+    from foreword.training.processes import leave_processes
 
     with TrainingProgress(common.err(), quiet=json) as observer:
         result = train(base, config, observer)
-    _report(result, json)
+    if leave_processes():
+        _report(result, json)
 
 
 def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
@@ -173,5 +183,7 @@ def _report(result: TrainResult, as_json: bool) -> None:
     why = ", stopped early" if result.stopped_early else ""
     console.print(f"validation loss {first:.4f} → {result.validation_loss:.4f} after {result.steps} steps{why}")
     console.print(f"prefix   {folder}  ({common.kilobytes(folder):,.0f} KB, {result.prefix.length} virtual tokens)")
+    if (result.run / "lora").is_dir():
+        console.print(f"LoRA     {result.run / 'lora'}")
     console.print(f"curves   {result.run / 'loss.png'}")
     console.print(f"use it   foreword generate --prefix {folder} 'your input'", soft_wrap=True)

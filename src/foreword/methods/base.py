@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,23 @@ from foreword.models.slots import Slot
 from foreword.prefix import Prefix
 
 
+class Group(NamedTuple):
+    """Parameters that share a learning rate; factor: theirs over the run's."""
+
+    parameters: list[nn.Parameter]
+    factor: float = 1.0
+
+
 class Producer(nn.Module):
     """What is trained. Calling it gives the current `Prefix`, differentiable with respect to its parameters."""
 
     @abstractmethod
     def forward(self) -> Prefix:
         """The prefix for this step."""
+
+    def groups(self) -> list[Group]:
+        """What is trained, by learning rate."""
+        return [Group([parameter for parameter in self.parameters() if parameter.requires_grad])]
 
     def finish(self) -> Prefix:
         """The final prefix: plain tensors, nothing of the method left."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from foreword.attention import inject
 from foreword.errors import PositionError, PrefixMismatchError, WeightsMismatchWarning
+from foreword.models.lora import carries_lora, combined_hash, without_lora
 from foreword.models.slots import ModelSlots, Slot, find_slots
 from foreword.models.weights import hash_parameters
 from foreword.prefix import KV, Fingerprint, Prefix
@@ -42,7 +43,7 @@ class Base:
         self.tokenizer = tokenizer
         self.name = name or model.config.name_or_path or type(model).__name__
         self._quantisation = quantisation
-        self._weights_hash = weights_hash or (lambda: hash_parameters(model))
+        self._weights_hash = weights_hash
         self._model_slots = find_slots(model)
 
     def __repr__(self) -> str:
@@ -82,17 +83,23 @@ class Base:
         """
         return length if self._model_slots.default_offset else 0
 
+    def weights_hash(self) -> str:
+        """Hash of the stored checkpoint (or of the weights in memory), with the LoRA's as it is now if there is one."""
+        if not carries_lora(self.model):
+            return (self._weights_hash or partial(hash_parameters, self.model))()
+        return combined_hash(self.model, self._weights_hash() if self._weights_hash else None)
+
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Architecture, shapes and weight hash. The first use reads the checkpoint once (then cached)."""
         config = self.model.config.get_text_config()
         return Fingerprint(
-            architecture=type(self.model).__name__,
+            architecture=type(without_lora(self.model)).__name__,
             model_type=self.model.config.model_type,
             hidden_size=config.hidden_size,
             num_layers=config.num_hidden_layers,
             vocab_size=getattr(config, "vocab_size", None) or 0,  # pictures have none
-            weights=self._weights_hash(),
+            weights=self.weights_hash(),
             source=str(self.name),
             quantisation=self._quantisation,
         )

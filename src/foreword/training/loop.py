@@ -17,6 +17,7 @@ from foreword.data.order import batches
 from foreword.errors import InterruptedRunError, NonFiniteError
 from foreword.methods import Producer
 from foreword.models import Base
+from foreword.models.lora import save_lora
 from foreword.prefix import Prefix
 from foreword.tasks.lm import collate, pad_id, summed_loss, target_losses
 from foreword.training.accelerator import start_trackers
@@ -54,10 +55,12 @@ class Loop:
         self._total = int(config.steps or 1)
         self._validate_every = config.validate_every or max(1, self._total // 10)
         self._checkpoint_every = config.checkpoint_every or max(1, self._total // 10)
-        self._parameters = [parameter for parameter in producer.parameters() if parameter.requires_grad]
+        groups = producer.groups()
+        self._parameters = [parameter for group in groups for parameter in group.parameters]
         self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=float(config.lr or 0), weight_decay=config.weight_decay
-        )
+            [{"params": group.parameters, "factor": group.factor} for group in groups],
+            lr=float(config.lr or 0), weight_decay=config.weight_decay,
+        )  # fmt: skip
         self._accelerator = accelerator
         self._processes = Processes(accelerator)
         self._signals = Signals(impatient=self._processes.count == 1)
@@ -110,7 +113,7 @@ class Loop:
         began, config = time.perf_counter(), self._config
         rate = learning_rate(step, self._total, float(config.lr or 0), config.warmup, config.final_lr, config.scheduler)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         count = sum(len(example.target_ids) for example in examples)
         own, loss = self._processes.share(examples), 0.0
         for part in _parts(own, config.accumulation):
@@ -173,11 +176,20 @@ class Loop:
         if best is None or loss < best:
             self.progress = dataclasses.replace(progress, best_loss=loss, best_step=step, stale=0)
             if self._processes.main:
-                prefix.with_record(self._config.method, self._record()).save(self._folder.prefix)
+                self._keep(prefix)
         else:
             self.progress = dataclasses.replace(progress, stale=progress.stale + 1)
         if self._observer is not None:
             self._observer.validated(row)
+
+    def _keep(self, prefix: Prefix) -> None:
+        """Save the best so far: the prefix, and beside it the adapter if one is trained."""
+        if self._config.train != "prefix":
+            save_lora(self._base.model, self._folder.lora)
+            prefix = dataclasses.replace(
+                prefix, base=dataclasses.replace(prefix.base, weights=self._base.weights_hash())
+            )
+        prefix.with_record(self._config.method, self._record()).save(self._folder.prefix)
 
     def _finished(self) -> Prefix:
         return self._producer.finish().to(getattr(torch, self._config.prefix_dtype), "cpu")

@@ -78,3 +78,12 @@ class Processes:
     def wait(self) -> None:
         if self.count > 1:
             dist.barrier()
+
+
+def leave_processes() -> bool:
+    """End this process's part in a launch. Returns whether it is the main one, or the only one."""
+    if not dist.is_initialized():
+        return True
+    main = dist.get_rank() == 0
+    dist.destroy_process_group()
+    return main

@@ -18,10 +18,12 @@ from foreword.errors import CheckpointError, ConfigError
 from foreword.init import initial_prefix
 from foreword.methods import get_method
 from foreword.models import Base
+from foreword.models.lora import lora_parameters
 from foreword.models.rendering import Renderer
 from foreword.models.sharding import shard
 from foreword.prefix import Prefix
 from foreword.training.accelerator import check_trackers, make_accelerator
+from foreword.training.adapter import restore_adapter, trained_adapter
 from foreword.training.checkpoint import find_checkpoint, read_state
 from foreword.training.folder import RunFolder
 from foreword.training.loop import Loop
@@ -81,6 +83,8 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     method = get_method(config.method)
     options = method.parse_options(config.options)
     check_trackers(config.trackers)
+    if config.train != "prefix":
+        lora_parameters(base.model)
     accelerator = make_accelerator(base, config)
     processes = Processes(accelerator)
     if config.shard_base:
@@ -106,7 +110,10 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     else:
         folder = RunFolder.of_checkpoint(checkpoint)
     observer = observer if processes.main else None
-    with Loop(base, producer, examples, held_out, config, folder, inputs, accelerator, observer) as loop:
+    with (
+        trained_adapter(base, producer, config) as trained,
+        Loop(base, trained, examples, held_out, config, folder, inputs, accelerator, observer) as loop,
+    ):
         loop.prepare(checkpoint)
         if observer is not None:
             observer.started(folder.path, total, loop.progress.step, bad)
@@ -114,6 +121,8 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     if processes.main:
         folder.plot()
     processes.wait()
+    if config.train != "prefix":
+        restore_adapter(base, folder.lora)
     rows = folder.rows()
     best = float(loop.progress.best_loss if loop.progress.best_loss is not None else math.nan)
     return TrainResult(

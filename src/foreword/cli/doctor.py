@@ -1,0 +1,39 @@
+"""`foreword doctor`: what is installed and whether it works; the text to paste into a bug report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from foreword.cli import common
+
+
+def command(json: common.Json = False, debug: common.Debug = False) -> int:
+    """Print versions, devices, kernels and folders, then check that things work (under a minute, no download).
+
+    Paste the whole output into a bug report. Exits with 1 if a check fails.
+
+    Example: foreword doctor
+    """
+    from transformers.utils import logging as transformers_logging
+
+    from foreword.doctor.checks import run_checks
+    from foreword.doctor.report import describe
+
+    transformers_logging.set_verbosity_error()
+    found, console = describe(), common.out()
+    if json:
+        results = list(run_checks())
+        common.print_json(found | {"checks": [asdict(check) for check in results]})
+        return int(not all(check.passed for check in results))
+    for heading, entries in found.items():
+        console.print(heading)
+        for name, value in entries.items():
+            console.print(f"  {name:<16} {value}", soft_wrap=True)
+    console.print("checks")
+    failed = 0
+    for check in run_checks():
+        mark = "ok" if check.passed else "FAILED"
+        console.print(f"  {mark:<6} {check.name}: {check.seen} ({check.seconds:.1f} s)", soft_wrap=True)
+        failed += not check.passed
+    console.print("everything works" if not failed else f"{failed} of the checks failed")
+    return int(failed > 0)

@@ -1,0 +1,149 @@
+"""The self-check: parity, mixed rows, a ten-step train, save and load, on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foreword.config import TrainConfig
+from foreword.models import Base
+from foreword.prefix import KV, Prefix
+from foreword.training import train
+
+TOLERANCE = 1e-4
+_WORDS = ("red", "green", "blue", "grey")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: passed, what was seen, seconds."""
+
+    name: str
+    passed: bool
+    seen: str
+    seconds: float
+
+
+def run_checks() -> Iterator[Check]:
+    """Run every check; one that raises has failed, and the others still run."""
+    base = _tiny_base()
+    checks: dict[str, Callable[[Base], tuple[bool, str]]] = {
+        "parity with past_key_values": _parity,
+        "rows with different prefixes": _mixed_rows,
+        "ten training steps": _training,
+        "save and load": _storage,
+    }
+    for name, check in checks.items():
+        began = time.perf_counter()
+        try:
+            passed, seen = check(base)
+        except Exception as error:  # noqa: BLE001 - a broken installation may raise anything, and the report must say what
+            passed, seen = False, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        yield Check(name, passed, seen, time.perf_counter() - began)
+
+
+def _parity(base: Base) -> tuple[bool, str]:
+    """Logits and prefix gradients against Transformers' own cache; without the prefix they must differ."""
+    from transformers import DynamicCache
+
+    prefix, ids = _prefix(base, 6), torch.arange(20, 32)[None]
+    tensors = [part.requires_grad_() for kv in prefix.slots.values() for part in kv]
+    pairs = [tuple(part[None] for part in kv) for kv in prefix.slots.values()]
+    positions = torch.arange(6, 18)[None]
+    expected = base.model(ids, position_ids=positions, past_key_values=DynamicCache(pairs)).logits
+    with base.attach(prefix):
+        logits = base.model(ids).logits
+    plain = base.model(ids).logits
+    grads = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(out.logsumexp(-1).sum(), tensors)])
+        for out in (logits, expected)
+    ]
+    off, grad_off, control = (_relative(*pair) for pair in ((logits, expected), grads, (plain, expected)))
+    seen = f"logits off by {off:.1e}, gradients by {grad_off:.1e} (limit {TOLERANCE:.0e}); without the prefix {control:.1e}"
+    return off < TOLERANCE and grad_off < TOLERANCE and control > 100 * TOLERANCE, seen
+
+
+def _mixed_rows(base: Base) -> tuple[bool, str]:
+    a, b, ids = _prefix(base, 6), _prefix(base, 9, 1), torch.arange(20, 32).repeat(3, 1)
+    with torch.no_grad():
+        with base.attach([a, None, b]):
+            together = base.model(ids).logits
+        apart = []
+        for prefix in (a, None, b):
+            with base.attach(prefix):
+                apart.append(base.model(ids[:1]).logits)
+    off = _relative(together, torch.cat(apart))
+    return off < TOLERANCE, f"off by {off:.1e} from separate runs"
+
+
+def _training(base: Base) -> tuple[bool, str]:
+    before = base.weights_hash()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        rows = [{"input": str(number), "target": _WORDS[number % 4]} for number in range(40)]
+        path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+        config = TrainConfig(
+            data=str(path), template="{input}=", length=4, steps=10, batch_size=8, warmup=1, lr=0.1, trackers=(),
+            output=str(Path(folder) / "run"),
+        )  # fmt: skip
+        result = train(base, config)
+    first, unchanged = result.history[0]["validation_loss"], base.weights_hash() == before
+    seen = f"validation loss {first:.3f} → {result.validation_loss:.3f}, base {'unchanged' if unchanged else 'CHANGED'}"
+    return unchanged and result.validation_loss < first, seen
+
+
+def _storage(base: Base) -> tuple[bool, str]:
+    prefix = _prefix(base, 6)
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = Prefix.load(prefix.save(Path(folder) / "prefix"))
+    same = all(torch.equal(a, b) for (_, a), (_, b) in zip(prefix.tensors(), loaded.tensors(), strict=True))
+    return same, f"{prefix.num_bytes:,} bytes {'came back as they were' if same else 'DIFFER'}"
+
+
+def _relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
+
+
+def _prefix(base: Base, length: int, seed: int = 0) -> Prefix:
+    generator = torch.Generator().manual_seed(seed)
+    captured = base.capture(torch.randint(3, 250, (1, length), generator=generator))
+    slots = {name: KV(*(part * 1.1 for part in kv)) for name, kv in captured.items()}
+    return Prefix(slots, length, base.fingerprint)
+
+
+def _tiny_base() -> Base:
+    """A two-layer Llama with random weights, scaled up so that attention matters, and a byte tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=259, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=256, eos_token_id=257, pad_token_id=258,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.mul_(10.0)
+    return Base(model, _byte_tokenizer(), name="doctor's tiny model")
+
+
+def _byte_tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", padding_side="left"
+    )

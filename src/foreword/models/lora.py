@@ -1,0 +1,72 @@
+"""A base that carries a PEFT LoRA (Hu et al. 2021): prefix and adapter together, trained or frozen apart.
+
+The adapter is PEFT's; here it is loaded, told apart from the base's own weights, hashed and saved.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from foreword.errors import ConfigError, DependencyError, ModelError
+from foreword.files import new_folder
+from foreword.models.weights import hash_tensors
+
+
+def carries_lora(model: Any) -> bool:
+    """Whether PEFT has put an adapter on `model`."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def without_lora(model: Any) -> Any:
+    """The Transformers model inside, whose class is the base's architecture."""
+    return model.get_base_model() if carries_lora(model) and hasattr(model, "get_base_model") else model
+
+
+def load_lora(model: Any, folder: str | Path) -> Any:
+    """`model` with the adapter saved in `folder` on it. Raises `DependencyError` or `ModelError`."""
+    require_peft()
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise ModelError(f"{folder} is no PEFT adapter: adapter_config.json is not in it")
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder} has no adapter_model.safetensors (pickled adapters are not read)")
+    try:
+        return PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(
+            f"the adapter in {folder} can't be put on this base: {' '.join(str(error).split())}"
+        ) from error
+
+
+def save_lora(model: Any, folder: Path) -> Path:
+    """Save the adapter alone, in PEFT's own format, atomically."""
+    with new_folder(folder) as temporary:
+        model.save_pretrained(temporary, safe_serialization=True)
+    return folder
+
+
+def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by name. Raises `ConfigError` if there are none."""
+    found = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
+    if not found:
+        raise ConfigError("train", "the base carries no LoRA; load it with one, or put one on with PEFT")
+    return found
+
+
+def combined_hash(model: nn.Module, base_hash: str | None) -> str:
+    """Hash of a base's weights together with the adapter's; base_hash None: hash the weights in memory."""
+    weights = dict(model.state_dict())
+    adapter = {name: tensor for name, tensor in weights.items() if "lora_" in name}
+    rest = {name: tensor for name, tensor in weights.items() if "lora_" not in name}
+    return f"{base_hash or hash_tensors(rest)}+lora:{hash_tensors(adapter).removeprefix('sha256:')}"
+
+
+def require_peft() -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise DependencyError("a LoRA needs peft: pip install peft")

@@ -1,0 +1,71 @@
+"""Training a PEFT LoRA beside the prefix, or the one with the other frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import nn
+
+from foreword.config import TrainConfig
+from foreword.errors import ConfigError
+from foreword.methods import Producer
+from foreword.methods.base import Group
+from foreword.models import Base
+from foreword.models.lora import lora_parameters
+from foreword.prefix import Prefix
+
+
+class WithLora(Producer):
+    """A method's producer together with the base's adapter, so that both are trained, saved and resumed as one.
+
+    train_prefix: whether the prefix learns too. factor: the adapter's learning rate over the prefix's.
+    """
+
+    def __init__(self, inner: Producer, adapter: dict[str, nn.Parameter], train_prefix: bool, factor: float) -> None:
+        super().__init__()
+        self.inner = inner.requires_grad_(train_prefix)
+        self.adapter = nn.ParameterList(adapter.values())
+        self._factor = factor
+
+    def forward(self) -> Prefix:
+        prefix: Prefix = self.inner()
+        return prefix
+
+    def finish(self) -> Prefix:
+        return self.inner.finish()
+
+    def groups(self) -> list[Group]:
+        own = [group for group in self.inner.groups() if group.parameters]
+        return [*own, Group(list(self.adapter), self._factor)]
+
+
+@contextmanager
+def trained_adapter(base: Base, producer: Producer, config: TrainConfig) -> Iterator[Producer]:
+    """The producer to train; while the block lasts the adapter learns if `config.train` says so.
+
+    Raises `ConfigError` if there is no adapter to train, or if it would have to be sharded.
+    """
+    if config.train == "prefix":
+        yield producer
+        return
+    if config.shard_base:
+        raise ConfigError("shard_base", "a LoRA can't be trained on a sharded base; train the prefix alone")
+    adapter = lora_parameters(base.model)
+    for parameter in adapter.values():
+        parameter.requires_grad_(True)
+    try:
+        yield WithLora(producer, adapter, config.train == "both", config.lora_lr / float(config.lr or 1.0))
+    finally:
+        for parameter in adapter.values():
+            parameter.requires_grad_(False)
+
+
+def restore_adapter(base: Base, folder: Path) -> None:
+    """Put the adapter saved in `folder` back on the base: the best one, not the last."""
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(base.model, load_file(folder / "adapter_model.safetensors", device=str(base.device)))
+    base.__dict__.pop("fingerprint", None)  # it is of the adapter as it was

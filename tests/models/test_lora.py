@@ -1,0 +1,132 @@
+"""A base that carries a PEFT LoRA: parity, training either or both, saved apart, resumed, reloaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import foreword
+from foreword.cli.main import execute
+from foreword.errors import ConfigError, ModelError, WeightsMismatchWarning
+from foreword.models import Base
+from foreword.models.lora import lora_parameters
+from parity_helpers import CONTROL, TOLERANCE, generate, gradients, make_batch, real, run, run_expected
+from tiny import byte_tokenizer, relative, tiny_model, trained_like
+from training_helpers import copy_until, equal, final_state, settings, tensors, untimed, write_rows
+
+peft = pytest.importorskip("peft")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A stored base, a stored adapter, and rows."""
+    torch.manual_seed(1)
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    config = peft.LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, lora_dropout=0.1, task_type="CAUSAL_LM"
+    )
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    return write_rows(tmp_path)
+
+
+def load(place, adapter="adapter") -> Base:
+    return foreword.load(place / "model", device="cpu", lora=place / adapter)
+
+
+def weights(base) -> tuple[dict, dict]:
+    """(the adapter's weights, all others)."""
+    state = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    adapter = {name: tensor for name, tensor in state.items() if "lora_" in name}
+    return adapter, {name: tensor for name, tensor in state.items() if "lora_" not in name}
+
+
+def test_prefix_and_lora_together_equal_the_models_own_attention(place) -> None:
+    base = load(place)
+    prefix, batch = trained_like(base, 7, grad=True), make_batch(base, [11, 4, 8], "left")
+    expected, values = run_expected(base, prefix, batch), run(base, prefix, batch)
+    assert relative(real(values, batch), real(expected, batch)) < TOLERANCE
+    assert relative(gradients(values, batch, prefix), gradients(expected, batch, prefix)) < TOLERANCE
+    with base.model.disable_adapter():
+        assert relative(real(run(base, prefix, batch), batch), real(expected, batch)) > CONTROL
+    assert not torch.equal(generate(base, prefix, batch), generate(base, None, batch))
+
+
+def test_gradients_of_the_adapter_are_right(place) -> None:
+    """The fused backward passes them on, against the model's own eager attention."""
+    base = load(place)
+    prefix, batch = trained_like(base, 7), make_batch(base, [11, 4, 8], "left")
+    adapter = list(lora_parameters(base.model).values())
+    for parameter in adapter:
+        parameter.requires_grad_(True)
+    pairs = [
+        torch.autograd.grad(real(compute(base, prefix, batch), batch).square().mean(), adapter)
+        for compute in (run, run_expected)
+    ]
+    for ours, theirs in zip(*pairs, strict=True):
+        assert relative(ours, theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize("what", ["prefix", "lora", "both"])
+def test_either_one_frozen_or_both_trained(place, what) -> None:
+    base = load(place)
+    adapter, rest = weights(base)
+    config = settings(place, steps=30, train=what, lora_lr=2e-3, activation_checkpointing=True)
+    result = foreword.train(base, config)
+    assert result.validation_loss < result.history[0]["validation_loss"] - 0.3
+    after, same = weights(base)
+    assert equal(same, rest)
+    assert equal(after, adapter) == (what == "prefix")
+    assert equal(tensors(result.prefix), tensors(result.initial)) == (what == "lora")
+    assert (result.run / "lora").is_dir() == (what != "prefix")
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert {path.name for path in (result.run / "prefix").iterdir()} == {"prefix.safetensors", "manifest.json"}
+
+    reloaded = load(place, "run/lora") if what != "prefix" else load(place)
+    assert equal(weights(reloaded)[0], after)
+    saved = foreword.Prefix.load(result.run / "prefix")
+    rest_of = foreword.EvalConfig(data=str(place / "valid.jsonl"), metrics=("loss",))
+    assert foreword.evaluate(reloaded, rest_of, saved).metrics["loss"] == pytest.approx(
+        result.validation_loss, rel=1e-5
+    )
+    if what != "prefix":
+        with pytest.warns(WeightsMismatchWarning), load(place).attach(saved):
+            pass
+
+
+def test_training_both_resumes_bit_identically(place) -> None:
+    changes = {"train": "both", "lora_lr": 2e-3, "steps": 8, "checkpoint_every": 1, "validate_every": 2}
+    whole = foreword.train(load(place), settings(place, "whole", **changes))
+    for step in (0, 3):
+        copy = copy_until(whole.run, place / f"from-{step}", step)
+        resumed = foreword.train(load(place), settings(place, resume=str(copy), **changes))
+        assert equal(final_state(copy), final_state(whole.run))
+        assert untimed(resumed.history) == untimed(whole.history)
+        assert equal(weights(load(place, f"from-{step}/lora"))[0], weights(load(place, "whole/lora"))[0])
+
+
+def test_from_the_command_line(place, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(place)
+    arguments = ["train", "--model", "model", "--lora", "adapter", "--train", "both", "--data", "train.jsonl", "--validation",
+                 "valid.jsonl", "--template", "{input}=", "--steps", "2", "--length", "4", "--output", "run"]  # fmt: skip
+    assert execute(arguments) == 0
+    assert "LoRA     run/lora" in capsys.readouterr().out
+    assert execute(["generate", "--model", "model", "--lora", "run/lora", "--prefix", "run/prefix", "t1"]) == 0
+    assert "note:" not in capsys.readouterr().err  # the prefix knows the pair it belongs to
+    manifest = json.loads((place / "run" / "prefix" / "manifest.json").read_text())
+    assert "+lora:" in manifest["base"]["weights"]
+
+
+def test_wrong_uses(place) -> None:
+    plain = foreword.load(place / "model", device="cpu")
+    with pytest.raises(ConfigError, match="carries no LoRA"):
+        foreword.train(plain, settings(place, train="both"))
+    assert not (place / "run").exists()
+    with pytest.raises(ModelError, match=r"adapter_config\.json"):
+        load(place, "model")
+    (place / "adapter" / "adapter_model.safetensors").rename(place / "adapter" / "adapter_model.bin")
+    with pytest.raises(ModelError, match="pickled adapters"):
+        load(place)
