@@ -294,7 +294,7 @@ def test_doctor_sees_a_wrong_merge(capsys, monkeypatch) -> None:
 
     monkeypatch.setattr(merge, "merge", wrong)
     assert execute(["doctor"]) == 1
-    assert "FAILED parity with past_key_values" in capsys.readouterr().out
+    assert "FAILED parity with past_key_values: logits off by" in capsys.readouterr().out
 
 
 def test_doctor_prints_nothing_of_other_libraries() -> None:

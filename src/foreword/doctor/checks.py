@@ -108,7 +108,7 @@ def _storage(base: Base) -> tuple[bool, str]:
 
 
 def _relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((actual - expected).norm() / expected.norm())
+    return float(((actual - expected).norm() / expected.norm()).detach())
 
 
 def _prefix(base: Base, length: int, seed: int = 0) -> Prefix:
