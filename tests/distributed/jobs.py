@@ -26,7 +26,7 @@ JOBS: dict[str, dict] = {
     "plain": {"batch_size": 5},
     "accumulated": {"batch_size": 7, "accumulation": 2},
     "fewer rows than processes": {"batch_size": 1, "accumulation": 1},
-    "mlp": {"batch_size": 5, "method": "mlp", "lr": 1e-3},
+    "mlp": {"batch_size": 5, "method": "mlp", "lr": 1e-3, "trackers": ("tensorboard",)},
     "checkpointed": {"batch_size": 5, "activation_checkpointing": True},
     "resumed": {"batch_size": 5},
 }

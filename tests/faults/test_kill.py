@@ -25,6 +25,7 @@ def test_killed_while_saving(tmp_path, rounds) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
+    print(f"\n{report}")
     assert report["rounds"] == rounds
     assert report["newest_step"] > rounds // 2, "hardly anything was saved, so this proves little"
 

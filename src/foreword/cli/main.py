@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 
 from foreword._version import __version__
 from foreword.cli import demo, doctor, evaluate, generate, show, slots, train
-from foreword.errors import ConfigError, ForewordError
+from foreword.errors import ConfigError, ForewordError, InterruptedRunError
 
 SHOWN = 10  # bad rows that a DataError's own text names
 # Click's own base of usage errors; Typer carries its own copy of Click
@@ -76,7 +77,8 @@ def execute(arguments: list[str]) -> int:
             raise
         for problem in getattr(error, "problems", ())[SHOWN:]:  # the rest; the text shows the first ones
             typer.echo(f"bad row: {problem}", err=True)
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        if not isinstance(error, InterruptedRunError) or os.environ.get("RANK", "0") == "0":
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         return 2 if isinstance(error, ConfigError) else getattr(error, "exit_code", 1)
     except Exception as error:
         if debug:

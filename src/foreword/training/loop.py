@@ -73,8 +73,8 @@ class Loop:
 
     def __exit__(self, *_: object) -> None:
         self._signals.__exit__()
-        if self._accelerator.trackers:
-            self._accelerator.end_training()
+        for tracker in self._accelerator.trackers:  # end_training would also end the process group
+            tracker.finish()
 
     def prepare(self, checkpoint: Path | None) -> None:
         """Go on from `checkpoint`, or validate and save the prefix at step 0."""
