@@ -53,7 +53,18 @@ CALLS = {
     "float mask": {"mask": torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(4))},
     "softcap": {"softcap": 3.0},
     "MLA widths": {"value_width": 4},
+    "wider values": {"value_width": 16},
     "multi-query": {"kv": 1},
+    "sinks": {"s_aux": torch.tensor([0.5, 2.0, -1.0, 4.0]).requires_grad_()},
+    "sinks, padded": {"s_aux": torch.tensor([0.5, 2.0, -1.0, 4.0]).requires_grad_(), "mask": left_padded(6, 3)},
+    "bias": {"position_bias": torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(5))},
+    "bias, padded": {
+        "position_bias": torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(5)),
+        "mask": left_padded(6, 3),
+    },
+    "learned bias": {
+        "position_bias": torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(5), requires_grad=True)
+    },
     "no groups": {"kv": 4},
     "float64": {"dtype": torch.float64},
 }
@@ -68,6 +79,9 @@ def test_two_parts_equal_concatenation(name, assignment) -> None:
     rows = RowMap(assignment, torch.device("cpu"))
     expected = reference_attention(call, [None if p is None else prefixes[p] for p in rows.expand(3)])
     inputs = [call.query, call.key, call.value, *prefixes[0], *prefixes[1]]
+    inputs += [
+        settings[name] for name in ("s_aux", "position_bias") if name in settings and settings[name].requires_grad
+    ]
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(7)).to(expected)
     wanted = torch.autograd.grad((expected * weight).sum(), inputs, allow_unused=True)
     pairs = [(group.rows, prefixes[group.prefix]) for group in rows.groups(3)]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from foreword.errors import BatchMismatchError, ConfigError
-from tiny import tiny_base, trained_like
+import foreword
+from foreword.errors import BatchMismatchError, ConfigError, UnsupportedModelError
+from foreword.models import Base
+from parity_helpers import TOLERANCE, generate, make_batch, real, run, run_expected
+from tiny import byte_tokenizer, relative, tiny_base, trained_like
+from training_helpers import settings, write_rows
 
 PROMPTS = ["a", "some longer prompt", "mid size", "xy"]
 
@@ -44,3 +49,44 @@ def test_wrong_calls() -> None:
     with pytest.raises(ConfigError, match="num_return_sequences"):
         base.generate(PROMPTS, num_return_sequences=2, num_beams=2)
     assert base.generate([]) == []
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_an_encoder_decoder_answers_each_prompt_as_alone(kind) -> None:
+    base = tiny_base(kind)
+    a, b = trained_like(base, 6, seed=1, noise=2.0), trained_like(base, 9, seed=2, noise=2.0)
+    prompts, rows = ["one", "a longer second prompt", "three"], [a, None, b]
+    together = base.generate(prompts, rows, max_new_tokens=20)
+    alone = [base.generate([prompt], row, max_new_tokens=20)[0] for prompt, row in zip(prompts, rows, strict=True)]
+    assert together == alone
+    assert any(together)
+    assert together != base.generate(prompts, None, max_new_tokens=20)
+
+
+def test_what_is_no_decoder_says_so(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="generates nothing"):
+        tiny_base("bert").generate(["x"])
+    for kind in ("bert", "t5"):
+        with pytest.raises(UnsupportedModelError, match="language modelling needs a decoder"):
+            foreword.train(tiny_base(kind), settings(write_rows(tmp_path)))
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_composite_model_takes_a_prefix_in_its_text_part() -> None:
+    """Gemma3 with pictures: text rows, against the model's own eager attention."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = tiny_base("gemma3_text").model.config.to_dict()
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
+              "patch_size": 8}  # fmt: skip
+    tokens = {"mm_tokens_per_image": 4, "image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7}
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, **tokens))
+    base = Base(model, byte_tokenizer(), name="composite")
+    assert [slot.module for slot in base.slots] == [f"model.language_model.layers.{i}.self_attn" for i in range(3)]
+    prefix, batch = trained_like(base, 7), make_batch(base, [11, 4, 8])
+    expected, values = run_expected(base, prefix, batch), run(base, prefix, batch)
+    assert relative(real(values, batch), real(expected, batch)) < TOLERANCE
+    assert torch.equal(
+        generate(base, [prefix, None, prefix], batch), generate(base, [prefix, None, prefix], batch, "reference")
+    )

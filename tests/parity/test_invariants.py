@@ -1,5 +1,5 @@
 """What must not change an answer: what was attached before, other threads, inference mode. See also test_rows,
-test_checkpointing and test_generation, which run over every architecture."""
+test_checkpointing and test_decoding, which run over every architecture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from foreword.attention.inject import IMPLEMENTATION
 from foreword.errors import AttachError, BatchMismatchError
-from parity_helpers import NEW, TOLERANCE, generate, run
+from parity_helpers import NEW, TOLERANCE, generate, make_batch, outputs, run
 from tiny import EOS, random_batch, relative, tiny_base, trained_like
 
 
@@ -43,10 +43,11 @@ def test_generation_equals_past_key_values() -> None:
     assert ours == found
 
 
-def test_detach_restores_everything() -> None:
-    base = tiny_base("llama")
-    batch, prefix = random_batch([9, 5]), trained_like(base, 4)
-    before = base.model(**batch).logits
+@pytest.mark.parametrize("kind", ["llama", "t5", "albert", "vit", "bloom", "gpt_oss", "jamba", "gemma4_text"])
+def test_detach_restores_everything(kind) -> None:
+    base = tiny_base(kind)
+    batch, prefix = make_batch(base, [9, 5]), trained_like(base, 4)
+    before = outputs(base.model, batch)
     hooks = _hooks(base.model)
     attributes = [set(vars(module)) for module in base.model.modules()]
     implementation = base.model.config._attn_implementation
@@ -55,7 +56,7 @@ def test_detach_restores_everything() -> None:
         raise KeyError("on purpose")
     for _ in range(3):
         run(base, prefix, batch)
-    assert torch.equal(base.model(**batch).logits, before)
+    assert torch.equal(outputs(base.model, batch), before)
     assert _hooks(base.model) == hooks
     assert [set(vars(module)) for module in base.model.modules()] == attributes
     assert base.model.config._attn_implementation == implementation

@@ -25,6 +25,8 @@ def generate_texts(
     options: dict[str, Any],
 ) -> list[str]:
     """The new text of each prompt; see `Base.generate`. Longest prompts first, answers in the given order."""
+    if all(slot.role == "encoder" for slot in base.slots):
+        raise ConfigError("model", f"{base.name} is an encoder and generates nothing")
     if base.tokenizer is None:
         raise ConfigError("tokenizer", f"{base.name} has none; load the base with foreword.load")
     if options.get("num_return_sequences", 1) != 1:
@@ -50,16 +52,21 @@ def generate_texts(
 def generate_ids(
     base: Base, ids: list[list[int]], rows: Sequence[Prefix | None], stops: list[int], options: dict[str, Any]
 ) -> list[list[int]]:
-    """New token ids of each row of `ids`, left-padded into one batch; the stop token is not included."""
-    width = max(len(row) for row in ids)
-    pad = base.tokenizer.pad_token_id
-    padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=base.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=base.device)
+    """New token ids of each row of `ids`, in one batch, padded on the left (encoder–decoders: on the right);
+    the stop token is not included."""
+    width, pad = max(len(row) for row in ids), base.tokenizer.pad_token_id
+    both = bool(base.model.config.is_encoder_decoder)
+    gaps = [[pad] * (width - len(row)) for row in ids]
+    filled = [row + gap if both else gap + row for row, gap in zip(ids, gaps, strict=True)]
+    shown = [[1] * len(row) + [0] * len(gap) for row, gap in zip(ids, gaps, strict=True)]
+    padded = torch.tensor(filled, device=base.device)
+    mask = torch.tensor(shown if both else [row[::-1] for row in shown], device=base.device)
     settings: dict[str, Any] = {"do_sample": False, "pad_token_id": pad, "eos_token_id": stops} | options
     same = all(row is rows[0] for row in rows)
     with torch.no_grad(), base.attach(rows[0] if same else list(rows)):
         output = base.model.generate(input_ids=padded, attention_mask=mask, **settings)
-    return [_until(row, set(stops)) for row in output[:, width:].tolist()]
+    first = 1 if both else width  # a decoder repeats the prompt; an encoder–decoder begins with its start token
+    return [_until(row, set(stops)) for row in output[:, first:].tolist()]
 
 
 def _prepare(base: Base, prompt: str, prefix: Prefix | None, template: str | None) -> tuple[list[int], list[int]]:

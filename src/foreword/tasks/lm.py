@@ -37,6 +37,15 @@ class Batch:
         return int(self.targets.shape[0])
 
 
+def require_decoder(base: Base) -> None:
+    """Raise `UnsupportedModelError` unless `base` is a decoder: this task's loss needs one."""
+    if any(slot.role != "decoder" for slot in base.slots):
+        raise UnsupportedModelError(
+            f"language modelling needs a decoder; {base.name} is a {type(base.model).__name__}. "
+            "Attach a prefix to it and use its own loss"
+        )
+
+
 def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> Batch:
     """One batch. The last token of a row predicts nothing and is left out."""
     width = max(example.num_tokens for example in examples) - 1
@@ -88,6 +97,7 @@ def summed_loss(
     part: (r, R) computes every R-th batch from the r-th on. All parts run equally many batches, for
     bases that are sharded over processes; one too many is not counted.
     """
+    require_decoder(base)
     order = sorted(range(len(examples)), key=lambda index: examples[index].num_tokens)
     cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     total, count = 0.0, 0

@@ -22,6 +22,7 @@ from foreword.models.lora import lora_parameters
 from foreword.models.rendering import Renderer
 from foreword.models.sharding import shard
 from foreword.prefix import Prefix
+from foreword.tasks.lm import require_decoder
 from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.adapter import restore_adapter, trained_adapter
 from foreword.training.checkpoint import find_checkpoint, read_state
@@ -75,6 +76,7 @@ def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> 
         raise ConfigError("data", "name a file of examples")
     if base.tokenizer is None:
         raise ConfigError("model", f"{base.name} has no tokenizer; load the base with foreword.load")
+    require_decoder(base)
     with torch.random.fork_rng():
         return _train(base, dataclasses.replace(config, model=str(base.name)), observer)
 
