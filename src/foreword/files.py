@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -73,11 +74,12 @@ def write_text(path: Path, text: str) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Add one line to `path`, whole or not at all. Raises `StorageError`."""
-    with writing(path), path.open("ab") as handle:
+    data = line.encode() + b"\n"
+    with writing(path), path.open("ab", buffering=0) as handle:  # a buffer would be flushed again on closing
         before = handle.tell()
         try:
-            handle.write(line.encode() + b"\n")
-            handle.flush()
+            if handle.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             os.ftruncate(handle.fileno(), before)
             raise
@@ -118,8 +120,9 @@ def recover(target: Path) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder; a crash on the way leaves no half of it under its name."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
-    path.replace(aside / path.name)
+    aside = path.with_name(f".{path.name}.new-{os.getpid()}-removed")
+    with writing(path):
+        path.replace(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 

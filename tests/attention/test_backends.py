@@ -76,7 +76,7 @@ def test_two_parts_equal_concatenation(name, assignment) -> None:
     settings = dict(CALLS[name])
     shape = {key: settings[key] for key in ("kv", "value_width", "dtype") if key in settings}
     call, prefixes = make_call(**settings), [make_prefix(5, **shape), make_prefix(3, seed=2, **shape)]
-    rows = RowMap(assignment, torch.device("cpu"))
+    rows = RowMap(assignment)
     expected = reference_attention(call, [None if p is None else prefixes[p] for p in rows.expand(3)])
     inputs = [call.query, call.key, call.value, *prefixes[0], *prefixes[1]]
     inputs += [
@@ -84,7 +84,7 @@ def test_two_parts_equal_concatenation(name, assignment) -> None:
     ]
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(7)).to(expected)
     wanted = torch.autograd.grad((expected * weight).sum(), inputs, allow_unused=True)
-    pairs = [(group.rows, prefixes[group.prefix]) for group in rows.groups(3)]
+    pairs = [(group.rows, prefixes[group.prefix]) for group in rows.groups(3, torch.device("cpu"))]
     for flash in {backends.choose(call), None}:
         output = two_part_attention(call, pairs, flash)
         assert relative(output, expected) < TOLERANCE
@@ -150,10 +150,13 @@ def test_folding_is_undone_and_free_in_the_models_layout() -> None:
 
 
 def test_row_map() -> None:
-    rows = RowMap([1, None, 0], torch.device("cpu"))
+    rows = RowMap([1, None, 0])
     assert rows.expand(6) == [1, 1, None, None, 0, 0]
-    assert [(group.prefix, group.rows.tolist()) for group in rows.groups(6)] == [(1, [0, 1]), (0, [4, 5])]
-    (only,) = RowMap([0], torch.device("cpu")).groups(4)
+    assert [(group.prefix, group.rows.tolist()) for group in rows.groups(6, torch.device("cpu"))] == [
+        (1, [0, 1]),
+        (0, [4, 5]),
+    ]
+    (only,) = RowMap([0]).groups(4, torch.device("cpu"))
     assert only.rows is None
     with pytest.raises(BatchMismatchError, match="3 prefixes"):
         rows.expand(4)

@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from foreword.errors import AttachError, PrefixMismatchError
 from foreword.prefix import KV, Prefix
 from parity_helpers import TOLERANCE, make_batch, run
-from tiny import relative, tiny_base, trained_like
+from tiny import CACHED, relative, tiny_base, trained_like
 
 
 def test_every_layer_needs_one_length() -> None:
@@ -62,3 +62,25 @@ def test_rows_without_a_prefix_are_the_plain_base() -> None:
     base = tiny_base("mpt")
     batch = make_batch(base, [9, 5], "left")
     assert relative(run(base, [None, None], batch)[0], base.model(**batch).logits[0]) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", CACHED)
+def test_capture_inside_an_attach_sees_no_prefix(kind) -> None:
+    base = tiny_base(kind)
+    ids = make_batch(base, [8])["input_ids"]
+    outside = base.capture(ids)
+    with base.attach(trained_like(base, 6)):
+        inside = base.capture(ids)
+    for name, kv in outside.items():
+        assert torch.equal(inside[name].key, kv.key)
+
+
+@pytest.mark.parametrize("kind", ["gptj", "codegen"])
+def test_packed_texts_are_refused(kind) -> None:
+    base = tiny_base(kind)
+    packed = torch.cat([torch.arange(5), torch.arange(7)])[None]
+    ids = make_batch(base, [12])["input_ids"]
+    with base.attach(trained_like(base, 4)):
+        base.model(ids, position_ids=torch.arange(12)[None], use_cache=False)
+        with pytest.raises(AttachError, match="one text"):
+            base.model(ids, position_ids=packed, use_cache=False)

@@ -283,6 +283,20 @@ def test_doctor(capsys, monkeypatch) -> None:
     assert "1 of the checks failed" in printed
 
 
+def test_doctor_reports_what_can_not_even_start(capsys, monkeypatch) -> None:
+    from foreword.doctor import checks, report
+
+    def broken(*_):
+        raise RuntimeError("tokenizers broken")
+
+    monkeypatch.setattr(checks, "_byte_tokenizer", broken)
+    monkeypatch.setattr(report, "_kernels", broken)
+    assert execute(["doctor", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [check["passed"] for check in found["checks"]] == [False] * 4
+    assert found["kernels"] == {"unknown": "RuntimeError: tokenizers broken"}
+
+
 def test_doctor_sees_a_wrong_merge(capsys, monkeypatch) -> None:
     """The parity check can fail: here the prefix gets half its weight."""
     from foreword.attention import merge

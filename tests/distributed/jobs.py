@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import foreword
+from foreword.errors import StorageError
 from foreword.models import Base
 from foreword.models.weights import hash_parameters
 from foreword.training import loop
@@ -59,6 +60,8 @@ def main(folder: Path) -> None:
     report["taken"] = error_of(lambda: foreword.train(base, settings(folder, "plain", **COMMON)))
     report["nan"] = error_of(lambda: train_with_nan_on(1, base, folder))
     report["signal"] = error_of(lambda: train_with_signal_on(1, base, folder))
+    report["disk"] = error_of(lambda: train_with_full_disk(base, folder))
+    report["after"] = error_of(lambda: foreword.train(base, settings(folder, "after", batch_size=5, **COMMON)))
     report["sharded"] = sharded(base, folder, real)
     (folder / f"rank{rank}.json").write_text(json.dumps(report))
 
@@ -102,6 +105,23 @@ def train_with_signal_on(rank: int, base: Base, folder: Path) -> None:
         loop.target_losses = real
 
 
+def train_with_full_disk(base: Base, folder: Path) -> None:
+    """The main process can't write its third checkpoint."""
+    real, calls = loop.save_checkpoint, []
+
+    def full(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise StorageError("checkpoints can't be written: No space left on device")
+        return real(*arguments)
+
+    loop.save_checkpoint = full
+    try:
+        foreword.train(base, settings(folder, "disk", batch_size=5, **COMMON))
+    finally:
+        loop.save_checkpoint = real
+
+
 def sharded(base: Base, folder: Path, real) -> dict:
     """The same run with the frozen weights spread over the processes; how many of them this one holds."""
     before = sum(parameter.numel() for parameter in base.model.parameters())
@@ -109,7 +129,17 @@ def sharded(base: Base, folder: Path, real) -> dict:
     held = sum(parameter.to_local().numel() for parameter in base.model.parameters())
     small = settings(folder, "sharded, one row", batch_size=1, shard_base=True, **COMMON)
     foreword.train(base, small)
-    return {"loss": result.validation_loss, "before": before, "held": held}
+    quantised = Base(int8_model(), byte_tokenizer(), name="int8")
+    refused = error_of(lambda: foreword.train(quantised, settings(folder, "int8", shard_base=True, **COMMON)))
+    return {"refused": refused, "loss": result.validation_loss, "before": before, "held": held}
+
+
+def int8_model():
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    model = tiny_model("llama")
+    quantize_(model, Int8WeightOnlyConfig())
+    return model
 
 
 if __name__ == "__main__":

@@ -112,11 +112,23 @@ def test_errors_of_one_process_stop_both(place) -> None:
     assert list_checkpoints(place / "signal" / "checkpoints")[-1].name == "step-000004"
 
 
+def test_a_full_disk_of_the_main_process_stops_both(place) -> None:
+    """And both can go on with another run afterwards: no one is left waiting."""
+    first, second = reports(place)
+    assert first["disk"] == ["StorageError", "checkpoints can't be written: No space left on device"]
+    assert second["disk"][0] == "TrainingError"
+    assert "main process could not write" in second["disk"][1]
+    assert [report["after"][0] for report in (first, second)] == ["nothing", "nothing"]
+    assert_same_run(place / "one plain", place / "after")
+
+
 def test_a_sharded_base_gives_the_same_run(place) -> None:
     """FSDP2: half of the frozen weights here, half there; the prefix on both."""
     assert_same_run(place / "one accumulated", place / "sharded")
     assert_same_run(place / "one fewer rows than processes", place / "sharded, one row")
     for report in reports(place):
+        assert report["sharded"]["refused"][0] == "ConfigError"
+        assert "quantised" in report["sharded"]["refused"][1]
         assert report["sharded"]["held"] <= 0.51 * report["sharded"]["before"]
 
 

@@ -57,6 +57,19 @@ def test_every_spoilt_row_is_reported(spoilt, kind) -> None:
     assert [row.line for row in bad] == [number + 1 for number in SPOILT]
 
 
+def test_an_open_quote_hides_no_line(tmp_path) -> None:
+    """CSV: the quote takes all lines after it; each is counted."""
+    lines = ["input,target", *(f"row {i},target {i}" for i in range(1000))]
+    lines[5] = 'row 4,"target 4'
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    renderer = Renderer(byte_tokenizer(), "{input}=")
+    with pytest.raises(DataError, match="996 bad rows"):
+        load_examples(str(tmp_path / "rows.csv"), renderer, max_bad_rows=1)
+    examples, bad = load_examples(str(tmp_path / "rows.csv"), renderer, max_bad_rows=996)
+    assert len(examples) + len(bad) == 1000
+    assert "swallowed by the row that begins in line 6" in str(bad[-1])
+
+
 def test_the_command_line_names_every_one(spoilt, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = spoilt(KINDS["not JSON"][0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,10 +18,11 @@ from foreword import files, format
 from foreword.errors import StorageError
 from foreword.training import checkpoint
 from foreword.training.checkpoint import list_checkpoints, read_state
+from foreword.training.folder import RunFolder
 from tiny import tiny_base
 from training_helpers import debris, equal, final_state, history_of, settings, tensors, untimed, write_rows
 
-CHANGES = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "lr": 0.5}
+CHANGES = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "keep_checkpoints": 1, "lr": 0.5}
 
 
 class FullDisk:
@@ -85,7 +85,9 @@ def test_disk_full_at_each_write(tmp_path) -> None:
             assert equal(tensors(resumed.prefix), tensors(whole.prefix))
             assert history_of(run) == untimed(whole.history)
         elif run.exists():  # before the first checkpoint it can be begun again in the same place
-            shutil.rmtree(run)
+            again = foreword.train(base, settings(rows, run.name, **CHANGES))
+            assert equal(tensors(again.prefix), tensors(whole.prefix))
+            assert history_of(run) == untimed(whole.history)
         room += 1
     assert room > 60, f"only {room} writes were seen"
     print(f"\nfull at each of {room} writes; the error came after at most {slowest:.2f} s")
@@ -133,7 +135,33 @@ def test_a_disk_that_is_really_full(tmp_path, kilobytes) -> None:
         assert debris(disk) == []
         for path in list_checkpoints(disk / "run" / "checkpoints"):
             read_state(path)
+        if (disk / "run" / "history.jsonl").exists():
+            RunFolder(disk / "run").rows()  # every line of it is whole
         if kilobytes == 120:
             assert list_checkpoints(disk / "run" / "checkpoints")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def _append_until_full(file: Path) -> None:
+    for number in range(1000):
+        files.append_line(file, json.dumps({"step": number, "filler": "x" * 97}))
+
+
+def test_a_line_that_does_not_fit_leaves_nothing(tmp_path) -> None:
+    """Appending until a small file system is full: whole lines only."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        file = disk / "history.jsonl"
+        with pytest.raises(StorageError, match="No space left"):
+            _append_until_full(file)
+        lines = file.read_text().split("\n")
+        assert [json.loads(line)["step"] for line in lines[:-1]] == list(range(len(lines) - 1))
+        assert lines[-1] == ""
+        assert len(lines) > 30
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -88,6 +88,28 @@ def test_the_command_line_exits_with_130_and_143(tmp_path, number, code) -> None
     assert step == max(row["step"] for row in history_of(rows / "run"))
 
 
+def test_signals_that_come_twice(tmp_path) -> None:
+    """A wrapper's second SIGTERM changes nothing; a second Ctrl-C, a while after the first, stops at once."""
+    from foreword.training import signals as module
+
+    with module.Signals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGTERM
+        signals._since -= 2 * module.PATIENCE
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_tracker_that_fails_leaves_the_handlers_alone(tmp_path, monkeypatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(loop, "start_trackers", lambda *_: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(OSError, match="no network"):
+        foreword.train(tiny_base(), settings(write_rows(tmp_path), steps=1))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_outside_the_main_thread_a_run_still_runs(tmp_path) -> None:
     import threading
 

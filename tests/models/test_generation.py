@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 import foreword
 from foreword.errors import BatchMismatchError, ConfigError, UnsupportedModelError
-from foreword.models import Base
-from parity_helpers import TOLERANCE, generate, make_batch, real, run, run_expected
-from tiny import byte_tokenizer, relative, tiny_base, trained_like
+from tiny import tiny_base, trained_like
 from training_helpers import settings, write_rows
 
 PROMPTS = ["a", "some longer prompt", "mid size", "xy"]
@@ -70,23 +67,3 @@ def test_what_is_no_decoder_says_so(tmp_path) -> None:
         with pytest.raises(UnsupportedModelError, match="language modelling needs a decoder"):
             foreword.train(tiny_base(kind), settings(write_rows(tmp_path)))
         assert not (tmp_path / "run").exists()
-
-
-def test_a_composite_model_takes_a_prefix_in_its_text_part() -> None:
-    """Gemma3 with pictures: text rows, against the model's own eager attention."""
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
-
-    text = tiny_base("gemma3_text").model.config.to_dict()
-    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
-              "patch_size": 8}  # fmt: skip
-    tokens = {"mm_tokens_per_image": 4, "image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7}
-    torch.manual_seed(0)
-    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, **tokens))
-    base = Base(model, byte_tokenizer(), name="composite")
-    assert [slot.module for slot in base.slots] == [f"model.language_model.layers.{i}.self_attn" for i in range(3)]
-    prefix, batch = trained_like(base, 7), make_batch(base, [11, 4, 8])
-    expected, values = run_expected(base, prefix, batch), run(base, prefix, batch)
-    assert relative(real(values, batch), real(expected, batch)) < TOLERANCE
-    assert torch.equal(
-        generate(base, [prefix, None, prefix], batch), generate(base, [prefix, None, prefix], batch, "reference")
-    )

@@ -9,7 +9,7 @@ import torch
 
 import foreword
 from foreword.cli.main import execute
-from foreword.errors import ConfigError, ModelError, WeightsMismatchWarning
+from foreword.errors import ConfigError, ModelError, UnsupportedModelError, WeightsMismatchWarning
 from foreword.models import Base
 from foreword.models.lora import lora_parameters
 from parity_helpers import CONTROL, TOLERANCE, generate, gradients, make_batch, real, run, run_expected
@@ -118,6 +118,56 @@ def test_from_the_command_line(place, monkeypatch, capsys) -> None:
     assert "note:" not in capsys.readouterr().err  # the prefix knows the pair it belongs to
     manifest = json.loads((place / "run" / "prefix" / "manifest.json").read_text())
     assert "+lora:" in manifest["base"]["weights"]
+
+
+def test_stopped_runs_leave_the_adapter_as_it_was(place, monkeypatch) -> None:
+    """The base keeps its word: its fingerprint, and a resumption that starts from the same adapter."""
+    import os
+    import signal
+
+    from foreword.errors import InterruptedRunError
+    from foreword.training import loop
+
+    changes = {"train": "both", "lora_lr": 2e-3, "steps": 8, "method": "mlp", "validate_every": 2}
+    whole = foreword.train(load(place), settings(place, "whole", **changes))
+    base, calls, real_losses = load(place), [], loop.target_losses
+
+    def then_signal(*arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real_losses(*arguments)
+
+    monkeypatch.setattr(loop, "target_losses", then_signal)
+    before = base.fingerprint.weights
+    with pytest.raises(InterruptedRunError):
+        foreword.train(base, settings(place, **changes))
+    monkeypatch.setattr(loop, "target_losses", real_losses)
+    assert base.weights_hash() == before
+    resumed = foreword.train(base, settings(place, resume=str(place / "run"), **changes))
+    assert untimed(resumed.history) == untimed(whole.history)
+    assert equal(tensors(resumed.prefix), tensors(whole.prefix))
+
+
+def test_an_adapter_of_another_name(place) -> None:
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(tiny_model("llama"), config, adapter_name="style")
+    model.add_adapter("unused", config)
+    base = Base(model, byte_tokenizer(), name="styled")
+    unused = {name: p.clone() for name, p in model.named_parameters() if ".unused." in name}
+    result = foreword.train(base, settings(place, steps=4, train="both", lora_lr=2e-3))
+    assert (result.run / "lora" / "adapter_model.safetensors").is_file()
+    assert all(torch.equal(p, dict(model.named_parameters())[name]) for name, p in unused.items())
+    with base.attach(result.prefix):
+        pass
+
+
+def test_other_adapters_are_refused() -> None:
+    config = peft.IA3Config(
+        target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
+    )
+    with pytest.raises(UnsupportedModelError, match="type IA3"):
+        Base(peft.get_peft_model(tiny_model("llama"), config))
 
 
 def test_wrong_uses(place) -> None:

@@ -54,6 +54,11 @@ def test_detach_restores_everything(kind) -> None:
     assert not torch.equal(run(base, prefix, batch), before)
     with pytest.raises(KeyError, match="on purpose"), base.attach(prefix):
         raise KeyError("on purpose")
+    last = base.model.get_submodule(base.slots[-1].module)
+    failing = last.register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyError("inside")))
+    with pytest.raises(KeyError, match="inside"):
+        run(base, prefix, batch)
+    failing.remove()
     for _ in range(3):
         run(base, prefix, batch)
     assert torch.equal(outputs(base.model, batch), before)
@@ -142,6 +147,19 @@ def test_threads_that_race_leave_the_base_whole() -> None:
         thread.join()
     assert base.model.config._attn_implementation != IMPLEMENTATION
     assert torch.equal(base.model(**batch).logits, before)
+
+
+def test_a_mask_changed_in_place_counts_anew() -> None:
+    """Also for inference tensors, which keep no version."""
+    base = tiny_base("llama")
+    prefix, ids = trained_like(base, 4), random_batch([6])["input_ids"]
+    with torch.inference_mode(), base.attach(prefix):
+        mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None].clone()
+        base.model(ids, attention_mask=mask)
+        mask[:, :, :, 0] = False
+        mask[:, :, 0, 0] = True
+        changed = base.model(ids, attention_mask=mask).logits
+        assert torch.equal(changed, base.model(ids, attention_mask=mask.clone()).logits)
 
 
 def test_rows_that_do_not_go_with_the_batch() -> None:

@@ -76,6 +76,23 @@ def test_resume_is_bit_identical_from_every_checkpoint(rows, method, scheduler, 
         assert visited == order[2 * step :]
 
 
+def test_going_on_from_an_older_checkpoint_leaves_the_later_ones_behind(rows) -> None:
+    base, changes = tiny_base(), {"checkpoint_every": 2, "keep_checkpoints": 2}
+    whole = foreword.train(base, settings(rows, "whole", **(changes | {"keep_checkpoints": 9})))
+    chosen = whole.run / "checkpoints" / "step-000004"
+    resumed = foreword.train(base, settings(rows, resume=str(chosen), **changes))
+    assert untimed(resumed.history) == untimed(whole.history)
+    assert [path.name for path in list_checkpoints(whole.run / "checkpoints")] == ["step-000010", "step-000012"]
+
+
+def test_accelerates_own_accumulation_changes_nothing(rows, monkeypatch) -> None:
+    base = tiny_base()
+    one = foreword.train(base, settings(rows, "one", steps=2))
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    other = foreword.train(base, settings(rows, "other", steps=2))
+    assert equal(tensors(one.prefix), tensors(other.prefix))
+
+
 def test_resume_keeps_the_patience_that_is_left(rows) -> None:
     """From every checkpoint of a run that stops early, those in a losing streak included."""
     base = tiny_base()

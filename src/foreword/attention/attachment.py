@@ -19,7 +19,7 @@ BACKENDS = ("auto", "math", "reference")
 
 
 class Attachment:
-    """Tensors on the model's device, row map, offsets.
+    """Tensors on the model's device (a layer elsewhere gets its own copy), row map, offsets.
 
     backend: "auto" (flash where it fits, else math), "math", or "reference".
     """
@@ -29,32 +29,33 @@ class Attachment:
             raise AttachError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
         distinct = list({id(row): row for row in rows if row is not None}.values())
         number = {id(prefix): index for index, prefix in enumerate(distinct)}
-        self.rows = RowMap([None if row is None else number[id(row)] for row in rows], parameter.device)
+        self.rows = RowMap([None if row is None else number[id(row)] for row in rows])
+        device = torch.device("cpu") if parameter.device.type == "meta" else parameter.device
         self.offsets = [0 if row is None else row.position_offset for row in rows]
         self.captured: dict[str, KV] | None = None
         self.masks = MaskCache()
         self.prefixes: list[dict[str, KV]] = [
             {
                 name: KV(
-                    kv.key.to(parameter.device, parameter.dtype),
-                    kv.value.to(parameter.device, parameter.dtype),
+                    kv.key.to(device, parameter.dtype),
+                    kv.value.to(device, parameter.dtype),
                 )
                 for name, kv in prefix.slots.items()
             }
             for prefix in distinct
         ]
         self._backend = backend
-        self._offset_tensors: dict[int, Tensor] = {}
+        self._offset_tensors: dict[tuple[int, torch.device], Tensor] = {}
 
     def offset_tensor(self, batch: int, device: torch.device) -> Tensor:
         """Offsets of `batch` rows, `[batch or 1, 1]`."""
-        if batch not in self._offset_tensors:
+        if (batch, device) not in self._offset_tensors:
             entries = self.rows.expand(batch)
             repeats = max(1, len(entries) // len(self.offsets))
             same = len(set(self.offsets)) == 1
             values = self.offsets[:1] if same else [offset for offset in self.offsets for _ in range(repeats)]
-            self._offset_tensors[batch] = torch.tensor(values, device=device).unsqueeze(1)
-        return self._offset_tensors[batch]
+            self._offset_tensors[batch, device] = torch.tensor(values, device=device).unsqueeze(1)
+        return self._offset_tensors[batch, device]
 
     def run(self, slot: str, call: AttentionCall) -> Tensor:
         """Attention output `[B, H, n, d_v]` of one slot."""
@@ -65,7 +66,7 @@ class Attachment:
             return reference_attention(call, [None if row is None else self.prefixes[row].get(slot) for row in rows])
         pairs = [
             (group.rows, kv)
-            for group in self.rows.groups(call.batch)
+            for group in self.rows.groups(call.batch, call.query.device)
             if (kv := self.prefixes[group.prefix].get(slot)) is not None
         ]
         flash = backends.choose(call) if self._backend == "auto" else None

@@ -38,11 +38,15 @@ Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Part, Tensor | None, bool, 
 
 @dataclass(frozen=True)
 class Flash:
-    """forward(q, k, v, mask, causal, scale); backward(grad, q, k, v, merged part, mask, causal, scale)."""
+    """forward(q, k, v, mask, causal, scale); backward(grad, q, k, v, merged part, mask, causal, scale).
+
+    multiple: head widths must be a multiple of it; others are filled up with zeros.
+    """
 
     name: str
     forward: Forward
     backward: Backward
+    multiple: int = 1
 
 
 def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Part:
@@ -79,7 +83,7 @@ def _cuda_backward(
 
 
 FLASH_CPU = Flash("flash-cpu", _cpu_forward, _cpu_backward)
-FLASH_CUDA = Flash("flash-cuda", _cuda_forward, _cuda_backward)
+FLASH_CUDA = Flash("flash-cuda", _cuda_forward, _cuda_backward, multiple=8)
 
 
 def choose(call: AttentionCall) -> Flash | None:
@@ -91,7 +95,9 @@ def choose(call: AttentionCall) -> Flash | None:
     if call.query.device.type == "cpu" and call.query.dtype in _CPU_DTYPES:
         return FLASH_CPU
     if call.query.device.type == "cuda" and call.query.dtype in _CUDA_DTYPES and call.mask is None:
-        return FLASH_CUDA if max(call.query.shape[-1], call.value.shape[-1]) <= 256 else None
+        narrow = max(call.query.shape[-1], call.value.shape[-1]) <= 256
+        recent = torch.cuda.get_device_capability(call.query.device) >= (8, 0)  # Ampere
+        return FLASH_CUDA if narrow and recent else None
     return None
 
 

@@ -52,6 +52,7 @@ def put_prefix(module: nn.Module, arguments: dict[str, Any], attachment: Attachm
     """Replace cache and mask in the stack's `arguments` by ones that show the prefix first."""
     cache = arguments.get("past_key_values")
     _refuse(module, cache)
+    _refuse_packing(arguments)
     if cache is None and (arguments.get("use_cache") or (arguments.get("use_cache") is None and _wants_cache(module))):
         cache = DynamicCache(config=module.config)
     tokens = arguments["inputs_embeds"] if arguments.get("input_ids") is None else arguments["input_ids"]
@@ -77,6 +78,11 @@ def put_back(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) 
     if output.get("past_key_values") is view:
         output["past_key_values"] = cache
     return output
+
+
+def forget(module: nn.Module) -> None:
+    """Let go of a view that a forward pass left when it failed."""
+    module.__dict__.pop(_KEPT, None)
 
 
 def capture(model: nn.Module, slots: ModelSlots, inputs: dict[str, Any]) -> dict[str, KV]:
@@ -146,7 +152,7 @@ def _layout(
 ) -> tuple[Tensor | None, Tensor | None]:
     """(order of the joined keys `[B, m + t]` or None if prefixes come first, mask `[B, m + t]` or None)."""
     longest, even = max(lengths), len(set(lengths)) == 1
-    if mask is not None and mask.dim() != 2:
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         raise AttachError("through past_key_values only a 2-D attention mask is supported; leave the 4-D one out")
     if mask is None and even:
         return None, None
@@ -174,6 +180,13 @@ def _refuse(module: nn.Module, cache: Any) -> None:
             f"{type(module).__name__} takes its prefix through past_key_values, in front of a dynamic cache; "
             f"{type(cache).__name__} is not one"
         )
+
+
+def _refuse_packing(arguments: dict[str, Any]) -> None:
+    """Several texts in one row are told apart by their positions only where the model sees no cache."""
+    positions = arguments.get("position_ids")
+    if arguments.get("attention_mask") is None and positions is not None and bool((positions.diff() != 1).any()):
+        raise AttachError("through past_key_values a row holds one text; packed position_ids are not supported")
 
 
 def _wants_cache(module: Any) -> bool:

@@ -120,9 +120,10 @@ def normalise(
     return AttentionCall(query, key, value, additive, hidden, causal, scale, softcap, dropout, sinks)
 
 
-def refuse_attentions(arguments: dict[str, Any]) -> None:
+def refuse_attentions(arguments: dict[str, Any], config: Any = None) -> None:
     """Raise `AttentionArgumentError` if attention weights are asked for: no kernel here returns them."""
-    if arguments.get("output_attentions"):
+    wanted = arguments.get("output_attentions")
+    if wanted or (wanted is None and getattr(config, "output_attentions", False)):
         raise AttentionArgumentError("output_attentions=True is not available while a prefix is attached; leave it out")
 
 

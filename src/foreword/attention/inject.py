@@ -57,7 +57,11 @@ class Injector:
         if self._cached:
             return
         self._sites = function.install(self._model, dict(self._slots.readers), self)
-        self._before = [(config, config._attn_implementation) for config in _configs(self._model)]
+        stacks = [self._model.get_submodule(stack.path) for stack in self._slots.stacks]
+        self._before = [(config, config._attn_implementation) for config in _configs(stacks)]
+        whole: Any = self._model.config
+        if whole.get_text_config() is not whole:
+            self._hooks.append(self._model.register_forward_pre_hook(self._count_positions, with_kwargs=True))
         for config, _ in self._before:
             config._attn_implementation = IMPLEMENTATION
 
@@ -69,12 +73,22 @@ class Injector:
         self._before, self._hooks, self._sites = [], [], []
         for stack in self._slots.stacks:
             recompute.unwrap(self._model.get_submodule(stack.path))
+            cached.forget(self._model.get_submodule(stack.path))
         function.remove(self._model, dict(self._slots.readers))
         self._model.__dict__.pop(_INJECTOR, None)
 
-    def start_pass(self) -> None:
+    def start_pass(self, attachment: Attachment) -> None:
+        attachment.masks.clear()  # masks are shared within a pass, and may be changed in place between two
         for site in self._sites:
             site.start()
+
+    def _count_positions(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """A model around the stack (text with pictures) counts positions itself, padding included: give it ours."""
+        names = list(inspect.signature(module.forward).parameters)
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        if self.current is not None and any(self.current.offsets) and arguments.get("position_ids") is None:
+            arguments["position_ids"] = positions.counted(arguments)
+        return (), arguments
 
     @contextmanager
     def active(self, attachment: Attachment, own_thread: bool = False) -> Iterator[None]:
@@ -116,8 +130,8 @@ class _Entry:
         if attachment is None:
             return args, kwargs
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
-        refuse_attentions(arguments)
-        self._injector.start_pass()
+        refuse_attentions(arguments, getattr(module, "config", None))
+        self._injector.start_pass(attachment)
         self._injector.past = positions.past_length(arguments)
         self._positions(arguments, attachment)
         if self._slots.route == "cache":
@@ -135,7 +149,8 @@ class _Entry:
             return
         batch, n = tokens.shape[:2]
         offsets = attachment.offset_tensor(batch, tokens.device)
-        shifted = positions.shifted_positions(arguments, offsets) if explicit else None
+        keep_own = min(attachment.offsets) == 0 and not self._slots.counts_mask
+        shifted = positions.shifted_positions(arguments, offsets, keep_own) if explicit else None
         if limit is not None:
             bound = positions.past_length(arguments) + n + highest
             positions.check_limit(arguments, shifted, limit, bound, highest)
@@ -152,7 +167,8 @@ def attach(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None], b
     """
     if slots.route == "cache":
         cached.require(slots, rows)
-    parameter = next(p for p in model.parameters() if p.is_floating_point())
+    floating = [p for p in model.parameters() if p.is_floating_point()]
+    parameter = next((p for p in floating if p.device.type != "meta"), floating[0])  # offloaded ones are on meta
     attachment = Attachment(rows, parameter, backend)
     injector = model.__dict__.get(_INJECTOR) or Injector(model, slots)
     try:
@@ -169,7 +185,8 @@ def capture(model: nn.Module, slots: ModelSlots, **inputs: Any) -> dict[str, KV]
     Differentiable with respect to `inputs_embeds`.
     """
     if slots.route == "cache":
-        return cached.capture(model, slots, inputs)
+        with attach(model, slots, [None]):
+            return cached.capture(model, slots, inputs)
     takes_cache = "use_cache" in inspect.signature(model.forward).parameters
     with attach(model, slots, [None]):
         attachment = model.__dict__[_INJECTOR].current
@@ -179,7 +196,8 @@ def capture(model: nn.Module, slots: ModelSlots, **inputs: Any) -> dict[str, KV]
     return {slot.name: captured[slot.name] for slot in slots.slots if slot.name in captured}
 
 
-def _configs(model: nn.Module) -> list[Any]:
-    """Every distinct config object in the model; attention modules and mask code read them."""
-    found = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+def _configs(stacks: list[nn.Module]) -> list[Any]:
+    """Every distinct config object in the stacks; attention modules and mask code read them."""
+    modules = [module for stack in stacks for module in stack.modules()]
+    found = {id(config): config for module in modules if (config := getattr(module, "config", None))}
     return [config for config in found.values() if hasattr(config, "_attn_implementation")]

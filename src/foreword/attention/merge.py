@@ -41,8 +41,8 @@ def two_part_attention(call: AttentionCall, pairs: Sequence[tuple[Tensor | None,
     if flash is None:
         return _math(call, rows, flat)
     width, value_width = call.query.shape[-1], call.value.shape[-1]
-    if width != value_width:  # flash kernels want one width; zeros change neither scores nor outputs
-        widest = max(width, value_width)
+    widest = -(-max(width, value_width) // flash.multiple) * flash.multiple
+    if {width, value_width} != {widest}:  # kernels want one width; zeros change neither scores nor outputs
         call = replace(
             call, query=widen(call.query, widest), key=widen(call.key, widest), value=widen(call.value, widest)
         )

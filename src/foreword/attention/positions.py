@@ -10,15 +10,18 @@ from torch import Tensor
 from foreword.errors import PositionError
 
 
-def shifted_positions(arguments: dict[str, Any], offsets: Tensor) -> Tensor:
+def shifted_positions(arguments: dict[str, Any], offsets: Tensor, keep_own: bool = False) -> Tensor:
     """`position_ids` `[B or 1, n]` for a decoder stack's keyword `arguments`, plus `offsets` `[B or 1, 1]`.
 
     Where the caller gives no position_ids they are counted from the 2-D attention mask, so padding
-    on either side takes no positions, and else run on from the cache's length.
+    on either side takes no positions, and else run on from the cache's length. keep_own: rows of offset 0
+    run on from the cache's length as the model does by itself, padding counted.
     """
-    given = arguments.get("position_ids")
-    positions = _default(arguments) if given is None else given
-    return positions + offsets
+    given: Tensor | None = arguments.get("position_ids")
+    if given is not None:
+        return given + offsets
+    shifted = counted(arguments) + offsets
+    return torch.where(offsets > 0, shifted, _running(arguments)) if keep_own else shifted
 
 
 def check_limit(arguments: dict[str, Any], shifted: Tensor | None, limit: int, bound: int, offset: int) -> None:
@@ -30,7 +33,7 @@ def check_limit(arguments: dict[str, Any], shifted: Tensor | None, limit: int, b
     if bound <= limit:
         return
     positions = shifted if shifted is not None else arguments.get("position_ids")
-    highest = int((_default(arguments) if positions is None else positions).max())
+    highest = int((counted(arguments) if positions is None else positions).max())
     if highest >= limit:
         raise PositionError(
             f"position {highest} is needed (prefix offset {offset} included), but the model has positions 0 to {limit - 1}; "
@@ -41,7 +44,9 @@ def check_limit(arguments: dict[str, Any], shifted: Tensor | None, limit: int, b
 def tokens_of(arguments: dict[str, Any]) -> Tensor | None:
     """The stack's input, `input_ids [B, n]` or `inputs_embeds [B, n, hidden]`; None for pictures and sound."""
     ids: Tensor | None = arguments.get("input_ids")
-    return arguments.get("inputs_embeds") if ids is None else ids
+    if ids is None:
+        return arguments.get("inputs_embeds")
+    return ids.flatten(0, -2) if ids.dim() > 2 else ids  # GPT-2's double heads give [B, choices, n]
 
 
 def past_length(arguments: dict[str, Any]) -> int:
@@ -49,13 +54,20 @@ def past_length(arguments: dict[str, Any]) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def _default(arguments: dict[str, Any]) -> Tensor:
+def counted(arguments: dict[str, Any]) -> Tensor:
+    """Positions counted from the mask where it covers cache and tokens, else running on from the cache."""
+    tokens = tokens_of(arguments)
+    mask = arguments.get("attention_mask")
+    if tokens is not None and isinstance(mask, Tensor) and mask.dim() == 2:
+        n, past = tokens.shape[1], past_length(arguments)
+        if mask.shape[1] == past + n:
+            return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:].to(tokens.device)
+    return _running(arguments)
+
+
+def _running(arguments: dict[str, Any]) -> Tensor:
     tokens = tokens_of(arguments)
     if tokens is None:
         raise PositionError("positions can't be counted: the call has neither input_ids nor inputs_embeds")
-    n, past = tokens.shape[1], past_length(arguments)
-    mask = arguments.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == past + n:
-        counted = mask.long().cumsum(-1) - 1
-        return counted.clamp(min=0)[:, past:].to(tokens.device)
-    return torch.arange(past, past + n, device=tokens.device).unsqueeze(0)
+    past = past_length(arguments)
+    return torch.arange(past, past + tokens.shape[1], device=tokens.device).unsqueeze(0)

@@ -26,10 +26,9 @@ class RowMap:
     uses entry r // k.
     """
 
-    def __init__(self, assignment: list[int | None], device: torch.device) -> None:
+    def __init__(self, assignment: list[int | None]) -> None:
         self.assignment = assignment
-        self._device = device
-        self._groups: dict[int, tuple[Group, ...]] = {}
+        self._groups: dict[tuple[int, torch.device], tuple[Group, ...]] = {}
 
     def expand(self, batch: int) -> list[int | None]:
         """The assignment of each of `batch` rows. Raises `BatchMismatchError` if it doesn't go."""
@@ -44,17 +43,17 @@ class RowMap:
         repeats = batch // entries
         return [entry for entry in self.assignment for _ in range(repeats)]
 
-    def groups(self, batch: int) -> tuple[Group, ...]:
-        """The rows of each prefix in a batch of `batch` rows; rows without one appear in no group."""
-        if batch not in self._groups:
-            self._groups[batch] = self._build(self.expand(batch))
-        return self._groups[batch]
+    def groups(self, batch: int, device: torch.device) -> tuple[Group, ...]:
+        """The rows of each prefix in a batch of `batch` rows on `device`; rows without one appear in no group."""
+        if (batch, device) not in self._groups:
+            self._groups[batch, device] = self._build(self.expand(batch), device)
+        return self._groups[batch, device]
 
-    def _build(self, entries: list[int | None]) -> tuple[Group, ...]:
+    def _build(self, entries: list[int | None], device: torch.device) -> tuple[Group, ...]:
         rows: dict[int, list[int]] = {}
         for row, entry in enumerate(entries):
             if entry is not None:
                 rows.setdefault(entry, []).append(row)
         if len(rows) == 1 and None not in entries:
             return (Group(next(iter(rows)), None),)
-        return tuple(Group(entry, torch.tensor(index, device=self._device)) for entry, index in rows.items())
+        return tuple(Group(entry, torch.tensor(index, device=device)) for entry, index in rows.items())

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from foreword.cli import common
+
+if TYPE_CHECKING:
+    from foreword.doctor.report import Check
 
 
 def command(json: common.Json = False, debug: common.Debug = False) -> int:
@@ -14,15 +19,11 @@ def command(json: common.Json = False, debug: common.Debug = False) -> int:
 
     Example: foreword doctor
     """
-    from transformers.utils import logging as transformers_logging
-
-    from foreword.doctor.checks import run_checks
     from foreword.doctor.report import describe
 
-    transformers_logging.set_verbosity_error()
     found, console = describe(), common.out()
     if json:
-        results = list(run_checks())
+        results = list(_checks())
         common.print_json(found | {"checks": [asdict(check) for check in results]})
         return int(not all(check.passed for check in results))
     for heading, entries in found.items():
@@ -31,9 +32,24 @@ def command(json: common.Json = False, debug: common.Debug = False) -> int:
             console.print(f"  {name:<16} {value}", soft_wrap=True)
     console.print("checks")
     failed = 0
-    for check in run_checks():
+    for check in _checks():
         mark = "ok" if check.passed else "FAILED"
         console.print(f"  {mark:<6} {check.name}: {check.seen} ({check.seconds:.1f} s)", soft_wrap=True)
         failed += not check.passed
     console.print("everything works" if not failed else f"{failed} of the checks failed")
     return int(failed > 0)
+
+
+def _checks() -> Iterator[Check]:
+    """The self-check; an installation that can't even be imported is a failed check."""
+    try:
+        from transformers.utils import logging as transformers_logging
+
+        from foreword.doctor import checks
+    except Exception as error:  # noqa: BLE001 - whatever keeps the packages from being imported belongs in the report
+        from foreword.doctor.report import Check
+
+        yield Check("import", False, f"{type(error).__name__}: {' '.join(str(error).split())}", 0.0)
+        return
+    transformers_logging.set_verbosity_error()
+    yield from checks.run_checks()

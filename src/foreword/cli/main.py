@@ -86,6 +86,8 @@ def execute(arguments: list[str]) -> int:
         first = (str(error).strip().splitlines() or [""])[0]
         typer.echo(f"unexpected {type(error).__name__}: {first} (--debug shows more)", err=True)
         return 1
+    if result == 130:  # Typer's own answer to Ctrl-C
+        typer.echo("interrupted", err=True)
     return int(result) if isinstance(result, int) else 0
 
 

@@ -123,6 +123,8 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | BadRow]:
                 return
             except csv.Error as error:
                 yield BadRow(str(path), start, f"not valid CSV: {error}")
+                for line in range(start + 1, reader.line_num + 1):  # an open quote takes all lines after it
+                    yield BadRow(str(path), line, f"swallowed by the row that begins in line {start}")
                 continue
             if cells:
                 yield _csv_row(path, start, header, cells)

@@ -6,13 +6,14 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from foreword.config import TrainConfig
+from foreword.doctor.report import Check
 from foreword.models import Base
 from foreword.prefix import KV, Prefix
 from foreword.training import train
@@ -21,42 +22,32 @@ TOLERANCE = 1e-4
 _WORDS = ("red", "green", "blue", "grey")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One check: passed, what was seen, seconds."""
-
-    name: str
-    passed: bool
-    seen: str
-    seconds: float
-
-
 def run_checks() -> Iterator[Check]:
     """Run every check; one that raises has failed, and the others still run."""
-    base = _tiny_base()
     checks: dict[str, Callable[[Base], tuple[bool, str]]] = {
         "parity with past_key_values": _parity,
         "rows with different prefixes": _mixed_rows,
         "ten training steps": _training,
         "save and load": _storage,
     }
-    for name, check in checks.items():
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for device, (name, check) in product(devices, checks.items()):
         began = time.perf_counter()
         try:
-            passed, seen = check(base)
+            passed, seen = check(_tiny_base(device))
         except Exception as error:  # noqa: BLE001 - a broken installation may raise anything, and the report must say what
             passed, seen = False, f"{type(error).__name__}: {' '.join(str(error).split())}"
-        yield Check(name, passed, seen, time.perf_counter() - began)
+        yield Check(name if device == "cpu" else f"{name}, on {device}", passed, seen, time.perf_counter() - began)
 
 
 def _parity(base: Base) -> tuple[bool, str]:
     """Logits and prefix gradients against Transformers' own cache; without the prefix they must differ."""
     from transformers import DynamicCache
 
-    prefix, ids = _prefix(base, 6), torch.arange(20, 32)[None]
+    prefix, ids = _prefix(base, 6), torch.arange(20, 32, device=base.device)[None]
     tensors = [part.requires_grad_() for kv in prefix.slots.values() for part in kv]
     pairs = [tuple(part[None] for part in kv) for kv in prefix.slots.values()]
-    positions = torch.arange(6, 18)[None]
+    positions = torch.arange(6, 18, device=base.device)[None]
     expected = base.model(ids, position_ids=positions, past_key_values=DynamicCache(pairs)).logits
     with base.attach(prefix):
         logits = base.model(ids).logits
@@ -71,7 +62,7 @@ def _parity(base: Base) -> tuple[bool, str]:
 
 
 def _mixed_rows(base: Base) -> tuple[bool, str]:
-    a, b, ids = _prefix(base, 6), _prefix(base, 9, 1), torch.arange(20, 32).repeat(3, 1)
+    a, b, ids = _prefix(base, 6), _prefix(base, 9, 1), torch.arange(20, 32, device=base.device).repeat(3, 1)
     with torch.no_grad():
         with base.attach([a, None, b]):
             together = base.model(ids).logits
@@ -103,7 +94,7 @@ def _storage(base: Base) -> tuple[bool, str]:
     prefix = _prefix(base, 6)
     with tempfile.TemporaryDirectory() as folder:
         loaded = Prefix.load(prefix.save(Path(folder) / "prefix"))
-    same = all(torch.equal(a, b) for (_, a), (_, b) in zip(prefix.tensors(), loaded.tensors(), strict=True))
+    same = all(torch.equal(a.cpu(), b) for (_, a), (_, b) in zip(prefix.tensors(), loaded.tensors(), strict=True))
     return same, f"{prefix.num_bytes:,} bytes {'came back as they were' if same else 'DIFFER'}"
 
 
@@ -118,7 +109,7 @@ def _prefix(base: Base, length: int, seed: int = 0) -> Prefix:
     return Prefix(slots, length, base.fingerprint)
 
 
-def _tiny_base() -> Base:
+def _tiny_base(device: str) -> Base:
     """A two-layer Llama with random weights, scaled up so that attention matters, and a byte tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -133,7 +124,7 @@ def _tiny_base() -> Base:
         for parameter in model.parameters():
             if parameter.dim() >= 2:
                 parameter.mul_(10.0)
-    return Base(model, _byte_tokenizer(), name="doctor's tiny model")
+    return Base(model.to(device), _byte_tokenizer(), name="doctor's tiny model")
 
 
 def _byte_tokenizer() -> Any:

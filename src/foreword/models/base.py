@@ -44,6 +44,7 @@ class Base:
         self.name = name or model.config.name_or_path or type(model).__name__
         self._quantisation = quantisation
         self._weights_hash = weights_hash
+        carries_lora(model)  # refuses other adapters
         self._model_slots = find_slots(model)
 
     def __repr__(self) -> str:

@@ -11,14 +11,21 @@ from typing import Any
 
 from torch import nn
 
-from foreword.errors import ConfigError, DependencyError, ModelError
+from foreword.errors import ConfigError, DependencyError, ModelError, UnsupportedModelError
 from foreword.files import new_folder
 from foreword.models.weights import hash_tensors
 
 
 def carries_lora(model: Any) -> bool:
-    """Whether PEFT has put an adapter on `model`."""
-    return bool(getattr(model, "peft_config", None))
+    """Whether PEFT has put a LoRA on `model`. Raises `UnsupportedModelError` for another kind of adapter."""
+    configs = getattr(model, "peft_config", None) or {}
+    for name, config in configs.items():
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
+        if kind != "LORA":
+            raise UnsupportedModelError(
+                f"the base carries the PEFT adapter {name!r} of type {kind}; only LoRA is supported"
+            )
+    return bool(configs)
 
 
 def without_lora(model: Any) -> Any:
@@ -37,7 +44,7 @@ def load_lora(model: Any, folder: str | Path) -> Any:
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder} has no adapter_model.safetensors (pickled adapters are not read)")
     try:
-        return PeftModel.from_pretrained(model, str(folder))
+        return PeftModel.from_pretrained(model, str(folder), torch_device=str(next(model.parameters()).device))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
             f"the adapter in {folder} can't be put on this base: {' '.join(str(error).split())}"
@@ -46,15 +53,32 @@ def load_lora(model: Any, folder: str | Path) -> Any:
 
 def save_lora(model: Any, folder: Path) -> Path:
     """Save the adapter alone, in PEFT's own format, atomically."""
+    name = active_lora(model)
     with new_folder(folder) as temporary:
-        model.save_pretrained(temporary, safe_serialization=True)
+        model.save_pretrained(temporary, safe_serialization=True, selected_adapters=[name])
+        if (temporary / name).is_dir():  # PEFT puts all but "default" into a folder of its own
+            for file in (temporary / name).iterdir():
+                file.replace(temporary / file.name)
+            (temporary / name).rmdir()
     return folder
 
 
+def active_lora(model: Any) -> str:
+    """The name of the adapter in use. Raises `ConfigError` unless it is one."""
+    active = getattr(model, "active_adapters", [])
+    names = list(active() if callable(active) else active)
+    if len(names) != 1:
+        raise ConfigError("train", f"one LoRA can be trained at a time, but {len(names)} are active: {names}")
+    return str(names[0])
+
+
 def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The adapter's parameters by name. Raises `ConfigError` if there are none."""
-    found = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
-    if not found:
+    """The active adapter's parameters by name. Raises `ConfigError` if there are none."""
+    own = f".{active_lora(model)}" if carries_lora(model) else ""
+    found = {
+        name: parameter for name, parameter in model.named_parameters() if "lora_" in name and f"{own}." in f"{name}."
+    }
+    if not own or not found:
         raise ConfigError("train", "the base carries no LoRA; load it with one, or put one on with PEFT")
     return found
 
@@ -62,8 +86,8 @@ def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def combined_hash(model: nn.Module, base_hash: str | None) -> str:
     """Hash of a base's weights together with the adapter's; base_hash None: hash the weights in memory."""
     weights = dict(model.state_dict())
-    adapter = {name: tensor for name, tensor in weights.items() if "lora_" in name}
-    rest = {name: tensor for name, tensor in weights.items() if "lora_" not in name}
+    adapter = {name: tensor for name, tensor in weights.items() if "lora_" in name or "modules_to_save" in name}
+    rest = {name: tensor for name, tensor in weights.items() if name not in adapter}
     return f"{base_hash or hash_tensors(rest)}+lora:{hash_tensors(adapter).removeprefix('sha256:')}"
 
 

@@ -81,7 +81,8 @@ def _frequencies(base: Base, module: Any, slot: str) -> Tensor | None:
         return None
     if (width := getattr(module, "pos_embd_dim", None)) is not None:  # GPT-J, CodeGen: a table, base 10000
         return torch.pow(10000.0, -torch.arange(0, width, 2, dtype=torch.float64) / width)
-    rotary = next((part for name, part in base.model.named_modules() if name.endswith("rotary_emb")), None)
+    stack = base.model.get_submodule(base.model_slots.stacks[0].path)  # a vision tower may have its own
+    rotary = next((part for name, part in stack.named_modules() if name.endswith("rotary_emb")), None)
     found = getattr(rotary, "inv_freq", None)
     if found is None:  # a set of frequencies per kind of layer
         kinds = base.model.config.get_text_config().layer_types

@@ -30,6 +30,8 @@ def shard(base: Base) -> None:
         raise ConfigError("shard_base", "needs several processes; start the run with accelerate launch")
     if isinstance(base.model, FSDPModule):
         return
+    if any(_is_quantised(parameter) for parameter in base.model.parameters()):
+        raise ConfigError("shard_base", "a quantised base can't be sharded; load it without quantise")
     base.fingerprint  # noqa: B018 - read while every process has all weights
     for layer in _layers(base.model):
         fully_shard(layer)
@@ -42,6 +44,11 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     inner = {id(part) for outer in lists for part in outer.modules() if part is not outer}
     outermost = [part for part in lists if id(part) not in inner]
     return [layer for part in outermost for layer in part if _holds_weights(layer)]
+
+
+def _is_quantised(parameter: nn.Parameter) -> bool:
+    own = hasattr(parameter, "__tensor_flatten__") or type(parameter).__name__ in ("Params4bit", "Int8Params")
+    return own or not parameter.is_floating_point()
 
 
 def _holds_weights(layer: nn.Module) -> bool:

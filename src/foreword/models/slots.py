@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from foreword.errors import UnsupportedModelError
-from foreword.models.architectures import ARCHITECTURES, Architecture, Route, architecture_of
+from foreword.models.architectures import ARCHITECTURES, Architecture, Route, architecture_of, part_of
 from foreword.models.shapes import Shape, shape_of
 
 _ENTRY = {"input_ids", "inputs_embeds", "input_features", "pixel_values"}
@@ -74,6 +74,7 @@ class ModelSlots:
     without: layer numbers that have no attention and take no prefix.
     default_offset: whether a prefix moves real tokens up by its length unless it says else.
     explicit_positions: the stacks take position_ids (ALiBi models count from mask and cache instead).
+    counts_mask: see `Architecture`.
     """
 
     slots: tuple[Slot, ...]
@@ -84,6 +85,7 @@ class ModelSlots:
     without: tuple[int, ...]
     default_offset: bool
     explicit_positions: bool
+    counts_mask: bool
 
     @property
     def shifts(self) -> bool:
@@ -102,7 +104,8 @@ def find_slots(model: nn.Module) -> ModelSlots:
     Works on a model with meta tensors. Raises `UnsupportedModelError` naming what stands in the way.
     """
     architecture = architecture_of(model)
-    if architecture.kind == "encoder" and getattr(model.config, "is_decoder", False):
+    config: Any = model.config
+    if architecture.kind == "encoder" and getattr(part_of(config), "is_decoder", False):
         raise UnsupportedModelError(
             f"{type(model).__name__} runs as a decoder (is_decoder); it takes a prefix as an encoder only"
         )
@@ -117,9 +120,13 @@ def find_slots(model: nn.Module) -> ModelSlots:
                 f"{path} ({architecture.attention}) is a cross attention, which takes no prefix in this architecture"
             )
     slots, readers = _per_call(found, model) if architecture.per_call else _per_module(found, architecture)
+    names = [slot.name for slot in slots]
+    if len(set(names)) < len(names):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has several towers of {architecture.attention}; attach to one of them"
+        )
     stacks = {path: None for slot in slots for path in (_stack_of(slot.module, model),)}
-    config: Any = model.config
-    text = config.get_text_config()
+    text = part_of(config).get_text_config()
     cached = architecture.route == "cache"
     return ModelSlots(
         tuple(sorted(slots, key=lambda slot: ("encoder", "decoder", "cross").index(slot.role))),
@@ -130,6 +137,7 @@ def find_slots(model: nn.Module) -> ModelSlots:
         _without(slots, architecture, text),
         architecture.kind == "decoder",
         architecture.positions != "alibi" and not getattr(text, "alibi", False),
+        architecture.counts_mask,
     )
 
 

@@ -1,4 +1,4 @@
-"""Accelerate: devices, processes, precision and trackers."""
+"""Accelerate: processes and trackers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ def check_trackers(names: tuple[str, ...]) -> None:
 def make_accelerator(base: Base, config: TrainConfig) -> Any:
     """An Accelerator for this run; under `accelerate launch` it joins the other processes."""
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state()  # a run before this one may have chosen another precision
-    return Accelerator(mixed_precision=config.mixed_precision, cpu=base.device.type == "cpu")
+    accelerator = Accelerator(cpu=base.device.type == "cpu")
+    both_cpu = {accelerator.device.type, base.device.type} == {"cpu"}
+    if accelerator.num_processes > 1 and accelerator.device != base.device and not both_cpu:
+        raise ConfigError(
+            "device",
+            f"this process's device is {accelerator.device}, but the base is on {base.device}; leave device at auto",
+        )
+    return accelerator
 
 
 def start_trackers(accelerator: Any, config: TrainConfig, folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -14,7 +15,7 @@ from foreword.errors import ConfigError
 from foreword.methods import Producer
 from foreword.methods.base import Group
 from foreword.models import Base
-from foreword.models.lora import lora_parameters
+from foreword.models.lora import active_lora, lora_parameters
 from foreword.prefix import Prefix
 
 
@@ -54,10 +55,16 @@ def trained_adapter(base: Base, producer: Producer, config: TrainConfig) -> Iter
     if config.shard_base:
         raise ConfigError("shard_base", "a LoRA can't be trained on a sharded base; train the prefix alone")
     adapter = lora_parameters(base.model)
+    before = {name: parameter.detach().clone() for name, parameter in adapter.items()}
     for parameter in adapter.values():
         parameter.requires_grad_(True)
     try:
         yield WithLora(producer, adapter, config.train == "both", config.lora_lr / float(config.lr or 1.0))
+    except BaseException:  # stopped or failed: the base is again what its fingerprint says
+        with torch.no_grad():
+            for name, parameter in adapter.items():
+                parameter.copy_(before[name])
+        raise
     finally:
         for parameter in adapter.values():
             parameter.requires_grad_(False)
@@ -67,5 +74,6 @@ def restore_adapter(base: Base, folder: Path) -> None:
     """Put the adapter saved in `folder` back on the base: the best one, not the last."""
     from peft import set_peft_model_state_dict
 
-    set_peft_model_state_dict(base.model, load_file(folder / "adapter_model.safetensors", device=str(base.device)))
+    weights = load_file(folder / "adapter_model.safetensors", device=str(base.device))
+    set_peft_model_state_dict(base.model, weights, adapter_name=active_lora(base.model))
     base.__dict__.pop("fingerprint", None)  # it is of the adapter as it was

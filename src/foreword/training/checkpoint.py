@@ -74,6 +74,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
 
 
+def step_of(path: Path) -> int:
+    """The number of updates after which a checkpoint was made, from its name."""
+    return int(path.name.removeprefix("step-"))
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint meant by `path`: itself, or the newest complete one of a run folder."""
     if (path / STATE).is_file():

@@ -9,7 +9,8 @@ from typing import Any
 
 from foreword.config import TrainConfig, to_dict
 from foreword.errors import CheckpointError, ConfigError
-from foreword.files import append_line, free_name, recover, write_json, write_text, writing
+from foreword.files import append_line, free_name, recover, remove_folder, write_json, write_text, writing
+from foreword.training.checkpoint import list_checkpoints, step_of
 
 
 class RunFolder:
@@ -35,6 +36,7 @@ class RunFolder:
             )
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
+            _clear(path)
         write_json(path / "config.json", to_dict(config))
         return cls(path)
 
@@ -53,10 +55,19 @@ class RunFolder:
         if not self.history.is_file():
             return []
         lines = self.history.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        try:
+            return [json.loads(line) for line in lines[:-1]]
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{self.history} is damaged: {error}; mend or remove the line") from error
 
     def mend(self, step: int, validated: int) -> None:
-        """Before a run goes on after `step`: drop history rows it will write again, and what a crash left."""
+        """Before a run goes on after `step`: drop what it will write again, and what a crash left.
+
+        That includes checkpoints of later steps, where an older one was chosen to go on from.
+        """
+        for path in list_checkpoints(self.checkpoints):
+            if step_of(path) > step:
+                remove_folder(path)
         kept = [row for row in self.rows() if row["step"] <= (validated if "validation_loss" in row else step)]
         write_text(self.history, "".join(json.dumps(row) + "\n" for row in kept))
         recover(self.prefix)
@@ -64,7 +75,7 @@ class RunFolder:
         for unfinished in self.checkpoints.glob(".step-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
-    def plot(self) -> Path:
+    def plot(self) -> None:
         """Draw loss.png from the history."""
         from matplotlib.figure import Figure
 
@@ -81,7 +92,9 @@ class RunFolder:
         target = self.path / "loss.png"
         with writing(target):
             figure.savefig(target, dpi=120)
-        return target
+
+
+_OWN = {"config.json", "history.jsonl", "trackers", "prefix", "lora", "checkpoints"}
 
 
 def _unused(path: Path) -> bool:
@@ -89,7 +102,19 @@ def _unused(path: Path) -> bool:
     if not path.is_dir():
         return False
     names = {entry.name for entry in path.iterdir()}
-    return not names or ("config.json" in names and names <= {"config.json", "trackers"})
+    if not names:
+        return True
+    own = {name for name in names if name in _OWN or name.startswith((".prefix.", ".lora.", ".history.", ".config."))}
+    return names == own and "config.json" in names and not list_checkpoints(path / "checkpoints")
+
+
+def _clear(path: Path) -> None:
+    """Remove what a run left that failed before its first checkpoint."""
+    for entry in path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _free_name(config: TrainConfig) -> Path:

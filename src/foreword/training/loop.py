@@ -66,9 +66,8 @@ class Loop:
         self._signals = Signals(impatient=self._processes.count == 1)
 
     def __enter__(self) -> Loop:
+        self._processes.write(lambda: start_trackers(self._accelerator, self._config, self._folder.path))
         self._signals.__enter__()
-        if self._processes.main:
-            start_trackers(self._accelerator, self._config, self._folder.path)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,8 +79,7 @@ class Loop:
         """Go on from `checkpoint`, or validate and save the prefix at step 0."""
         if checkpoint is not None:
             self.progress = load_checkpoint(checkpoint, self._producer, self._optimizer)
-            if self._processes.main:
-                self._folder.mend(self.progress.step, self.progress.validated)
+            self._processes.write(lambda: self._folder.mend(self.progress.step, self.progress.validated))
             if self._validation_due():  # the run was stopped between an update and its validation
                 self._validate()
         else:
@@ -117,10 +115,10 @@ class Loop:
         count = sum(len(example.target_ids) for example in examples)
         own, loss = self._processes.share(examples), 0.0
         for part in _parts(own, config.accumulation):
-            self._stop_if_asked()
+            if self._processes.count == 1 and self._signals.received is not None:
+                self._stop(self._signals.received)
             loss += self._backward(part, count) if part else self._idle(examples[0])
-        signals = [float(self._signals.received == number) for number in WATCHED]
-        loss, *signals = self._processes.sum_gradients(self._parameters, [loss, *signals])
+        loss, *signals = self._processes.sum_gradients(self._parameters, [loss, *self._asked()])
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.clip)
         if not math.isfinite(loss) or not bool(torch.isfinite(norm)):
             self._refuse("loss" if not math.isfinite(loss) else "gradient", step, examples)
@@ -132,25 +130,27 @@ class Loop:
         self._log(row)
         if self._observer is not None:
             self._observer.updated(row)
-        for number, received in zip(WATCHED, signals, strict=True):
-            if received:
-                self._stop(number)
+        self._stop_if(signals)
 
     def _backward(self, examples: list[Example], count: int) -> float:
         batch = collate(examples, pad_id(self._base), self._base.device)
-        with self._accelerator.autocast(), self._base.attach(self._producer()):
+        with self._autocast(), self._base.attach(self._producer()):
             loss = target_losses(self._base, batch).sum() / count
-        self._accelerator.backward(loss)
+        torch.autograd.backward(loss)
         return float(loss.detach())
 
     def _idle(self, example: Example) -> float:
         """A part without rows. Where the base is sharded this process's share of it is needed all the same."""
         if self._config.shard_base:
             batch = collate([example], pad_id(self._base), self._base.device)
-            with self._accelerator.autocast(), self._base.attach(self._producer()):
+            with self._autocast(), self._base.attach(self._producer()):
                 loss = target_losses(self._base, batch).sum() * 0.0
-            self._accelerator.backward(loss)
+            torch.autograd.backward(loss)
         return 0.0
+
+    def _autocast(self) -> Any:
+        wanted = self._config.mixed_precision == "bf16"
+        return torch.autocast(self._base.device.type, dtype=torch.bfloat16, enabled=wanted)
 
     def _validation_due(self) -> bool:
         step = self.progress.step
@@ -162,9 +162,14 @@ class Loop:
     def _validate(self) -> None:
         """Measure the prefix as it would be stored; keep it in prefix/ if it is the best so far."""
         prefix, part = self._finished(), (self._processes.rank, self._processes.count)
-        with self._accelerator.autocast():
+        with self._autocast():
             sums = summed_loss(
-                self._base, self._held_out, prefix, self._config.batch_size, lambda _: self._stop_if_asked(), part
+                self._base,
+                self._held_out,
+                prefix,
+                self._config.batch_size,
+                lambda _: self._stop_if(self._agreed()),
+                part,
             )
         total, count = self._processes.sum(*sums)
         loss, step = total / count, self.progress.step
@@ -175,8 +180,7 @@ class Loop:
         best, progress = self.progress.best_loss, dataclasses.replace(self.progress, validated=step)
         if best is None or loss < best:
             self.progress = dataclasses.replace(progress, best_loss=loss, best_step=step, stale=0)
-            if self._processes.main:
-                self._keep(prefix)
+            self._processes.write(lambda: self._keep(prefix))
         else:
             self.progress = dataclasses.replace(progress, stale=progress.stale + 1)
         if self._observer is not None:
@@ -205,24 +209,35 @@ class Loop:
         }
 
     def _save(self) -> None:
-        if not self._processes.main:
-            return
-        folder = self._folder.checkpoints
-        save_checkpoint(folder, self._producer, self._optimizer, self.progress, to_dict(self._config), self._inputs)
-        prune(folder, self._config.keep_checkpoints)
+        folder, config = self._folder.checkpoints, to_dict(self._config)
+
+        def write() -> None:
+            save_checkpoint(folder, self._producer, self._optimizer, self.progress, config, self._inputs)
+            prune(folder, self._config.keep_checkpoints)
+
+        self._processes.write(write)
 
     def _out_of_patience(self) -> bool:
         patience = self._config.patience
         return patience is not None and self.progress.stale >= patience
 
-    def _stop_if_asked(self) -> None:
-        """Between parts, where one process can decide alone; several agree at the end of a step."""
-        if self._signals.received is not None and self._processes.count == 1:
-            self._stop(self._signals.received)
+    def _asked(self) -> list[float]:
+        """Which of the watched signals has come to this process, as ones and zeros."""
+        return [float(self._signals.received == number) for number in WATCHED]
+
+    def _agreed(self) -> list[float]:
+        """The same for any process; all must call it together."""
+        return self._processes.sum(*self._asked())
+
+    def _stop_if(self, signals: list[float]) -> None:
+        for number, received in zip(WATCHED, signals, strict=True):
+            if received:
+                self._stop(number)
 
     def _stop(self, number: int) -> NoReturn:
         self._optimizer.zero_grad(set_to_none=True)
         self._save()
+        self._processes.wait()
         raise InterruptedRunError(
             f"stopped by {WATCHED[WATCHED.index(number)].name} after step {self.progress.step} of {self._total}; "
             f"the run is saved, go on with --resume {self._folder.path}",
@@ -239,11 +254,9 @@ class Loop:
         )
 
     def _log(self, row: dict[str, Any]) -> None:
-        if not self._processes.main:
-            return
-        self._folder.append(row)
+        self._processes.write(lambda: self._folder.append(row))
         numbers = {name: value for name, value in row.items() if name != "step" and isinstance(value, float)}
-        if self._accelerator.trackers and numbers:
+        if self._processes.main and self._accelerator.trackers and numbers:
             self._accelerator.log(numbers, step=row["step"])
 
 

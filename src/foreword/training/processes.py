@@ -27,35 +27,62 @@ class Processes:
         self.count: int = accelerator.num_processes
         self.main: bool = self.rank == 0
         self._device = accelerator.device
+        self._failure: Exception | None = None
 
     def share(self, rows: Sequence[T]) -> list[T]:
         """This process's part of `rows`: every `count`-th, beginning with its rank."""
         return list(rows[self.rank :: self.count])
 
+    def write(self, action: Callable[[], None]) -> None:
+        """Let the main process write something. If it can't, every process raises at the next exchange."""
+        if not self.main:
+            return
+        try:
+            action()
+        except Exception as error:
+            if self.count == 1:
+                raise
+            self._failure = self._failure or error
+
     def sum_gradients(self, parameters: Sequence[Tensor], numbers: Sequence[float]) -> list[float]:
-        """Sum the parameters' gradients and `numbers` over all processes; returns the sums of `numbers`."""
+        """Sum the parameters' gradients and `numbers` over all processes; returns the sums of `numbers`.
+
+        Raises `TrainingError` on every process (the cause itself on the main one) if `write` failed.
+        """
         if self.count == 1:
             return list(numbers)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         wide = torch.promote_types(parameters[0].dtype, torch.float32)
-        extra = torch.tensor(numbers, dtype=wide, device=self._device)
+        extra = torch.tensor([*numbers, self._failed()], dtype=wide, device=self._device)
         grads: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([*(grad.flatten().to(wide) for grad in grads), extra])
         dist.all_reduce(flat)
-        pieces = torch.split(flat, [*(grad.numel() for grad in grads), len(numbers)])
-        for grad, piece in zip(grads, pieces[:-1], strict=True):
+        *pieces, sums = torch.split(flat, [*(grad.numel() for grad in grads), len(extra)])
+        self._raise_together(float(sums[-1]))
+        for grad, piece in zip(grads, pieces, strict=True):
             grad.copy_(piece.view_as(grad))
-        return [float(value) for value in pieces[-1]]
+        return [float(value) for value in sums[:-1]]
 
     def sum(self, *numbers: float) -> list[float]:
-        """Sums over all processes, float64."""
+        """Sums over all processes, float64. Raises as `sum_gradients` does."""
         if self.count == 1:
             return list(numbers)
-        total = torch.tensor(numbers, dtype=torch.float64, device=self._device)
+        total = torch.tensor([*numbers, self._failed()], dtype=torch.float64, device=self._device)
         dist.all_reduce(total)
-        return [float(value) for value in total]
+        self._raise_together(float(total[-1]))
+        return [float(value) for value in total[:-1]]
+
+    def _failed(self) -> float:
+        return float(self._failure is not None)
+
+    def _raise_together(self, failures: float) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if failures:
+            raise TrainingError("the main process could not write; its message says what")
 
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` gives on the main process, on every one. Its `ForewordError` is raised on every one too."""
@@ -76,8 +103,8 @@ class Processes:
         return made
 
     def wait(self) -> None:
-        if self.count > 1:
-            dist.barrier()
+        """Until every process is here. Raises as `sum_gradients` does."""
+        self.sum()
 
 
 def leave_processes() -> bool:

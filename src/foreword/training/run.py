@@ -102,7 +102,7 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
         _require_inputs(inputs, checkpoint, saved_inputs)
     torch.manual_seed(config.seed)
     initial = initial_prefix(config, base, examples)
-    producer = method.start(initial, base.model.config.hidden_size, options).to(base.device)
+    producer = method.start(initial, base.model.config.get_text_config().hidden_size, options).to(base.device)
     total = config.steps or math.ceil(config.epochs * steps_per_epoch(len(examples), config.batch_size))
     lr = method.default_lr if config.lr is None else config.lr
     # what the run resolved to; saved, so that it can be done again
@@ -120,8 +120,7 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
         if observer is not None:
             observer.started(folder.path, total, loop.progress.step, bad)
         loop.run()
-    if processes.main:
-        folder.plot()
+    processes.write(folder.plot)
     processes.wait()
     if config.train != "prefix":
         restore_adapter(base, folder.lora)

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 1.0  # seconds
 
 
 class Signals:
     """Within `with`: `received` is the number of the signal that arrived, or None.
 
-    impatient: a second signal raises KeyboardInterrupt at once. Launchers pass a signal on to their
-    processes that the terminal sent them already, so there it must not. Outside the main thread, where Python takes no signals, it never is anything but None.
+    impatient: a second Ctrl-C, a second or more after the first, raises KeyboardInterrupt at once. Launchers
+    pass on to their processes what the terminal sent them already, so there it must not. Outside the main
+    thread, where Python takes no signals, it never is anything but None.
     """
 
     def __init__(self, impatient: bool = True) -> None:
         self._impatient = impatient
         self.received: int | None = None
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -33,9 +37,11 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and self._impatient:
+        again = self.received is not None and time.monotonic() - self._since > PATIENCE
+        if again and number == signal.SIGINT and self._impatient:
             raise KeyboardInterrupt
-        self.received = number
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
