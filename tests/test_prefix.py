@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from foreword.errors import PrefixError, PrefixFormatError, PrefixMismatchError, WeightsMismatchWarning
+from foreword.errors import PrefixError, PrefixFormatError, PrefixMismatchError, StorageError, WeightsMismatchWarning
 from foreword.format import MANIFEST, TENSORS, content_digest
 from foreword.prefix import KV, Fingerprint, Prefix
 from tiny import tiny_base, trained_like
@@ -92,7 +92,7 @@ def test_a_folder_with_another_manifest_is_not_ours_to_replace(tmp_path) -> None
 def test_a_failed_save_leaves_the_old_prefix(tmp_path, monkeypatch) -> None:
     small(3).save(tmp_path / "p")
     monkeypatch.setattr("foreword.format.save_file", _disk_full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         small(5).save(tmp_path / "p")
     assert Prefix.load(tmp_path / "p").length == 3
     assert [path.name for path in tmp_path.iterdir()] == ["p"]

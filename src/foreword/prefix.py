@@ -145,7 +145,7 @@ class Prefix:
         """Write the folder `path` (prefix.safetensors, manifest.json), atomically. Returns its path.
 
         Raises `PrefixError` for non-finite tensors and `PrefixFormatError` if `path` is a file or a
-        folder that holds something other than a prefix; nothing is written then.
+        folder that holds something other than a prefix, `StorageError` if the disk is full; what was there stays.
         """
         from foreword.format import save_prefix
 
