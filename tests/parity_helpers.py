@@ -107,12 +107,21 @@ def eager_with(base: Base, prefix: Prefix) -> Iterator[None]:
 
     AttentionInterface.register("concatenated", attention)
     AttentionMaskInterface.register("concatenated", eager_mask)
-    before = base.model.config._attn_implementation
-    base.model.set_attn_implementation("concatenated")
+    configs = {id(module.config): module.config for module in base.model.modules() if hasattr(module, "config")}
+    before = {key: config._attn_implementation for key, config in configs.items()}  # T5's stacks have their own
+    for path in names_of_stacks(base):
+        for module in base.model.get_submodule(path).modules():
+            if hasattr(module, "config"):
+                module.config._attn_implementation = "concatenated"
     try:
         yield
     finally:
-        base.model.set_attn_implementation(before)
+        for key, config in configs.items():
+            config._attn_implementation = before[key]
+
+
+def names_of_stacks(base: Base) -> list[str]:
+    return [stack.path for stack in base.model_slots.stacks]
 
 
 def run_cached(base: Base, prefix: Prefix, batch: Batch) -> torch.Tensor:

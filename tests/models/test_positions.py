@@ -172,6 +172,16 @@ def test_a_bert_that_runs_as_a_decoder_is_refused() -> None:
         find_slots(tiny_model("bert", is_decoder=True))
 
 
+def test_attention_that_is_not_dispatched_is_refused(monkeypatch) -> None:
+    """A version of Transformers whose T5 has attention code of its own: a prefix would silently do nothing."""
+    import transformers.models.t5.modeling_t5 as home
+
+    model = tiny_model("t5")
+    monkeypatch.delattr(home, "ALL_ATTENTION_FUNCTIONS")
+    with pytest.raises(UnsupportedModelError, match="update Transformers"):
+        Base(model)
+
+
 def test_slots_name_the_layers_that_take_none() -> None:
     slots = tiny_base("jamba").model_slots
     assert [slot.name for slot in slots.slots] == ["decoder.1", "decoder.3"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,7 @@ def find_slots(model: nn.Module) -> ModelSlots:
     ]
     if not found:
         raise UnsupportedModelError(f"{type(model).__name__} has no module of class {architecture.attention}")
+    _require_dispatch(found[0][1], architecture)
     for path, module in found:
         if architecture.kind != "encoder-decoder" and getattr(module, "is_cross_attention", False):
             raise UnsupportedModelError(
@@ -139,6 +141,15 @@ def find_slots(model: nn.Module) -> ModelSlots:
         architecture.positions != "alibi" and not getattr(text, "alibi", False),
         architecture.counts_mask,
     )
+
+
+def _require_dispatch(module: nn.Module, architecture: Architecture) -> None:
+    """Older versions of Transformers don't dispatch every architecture; there a prefix would silently do nothing."""
+    home = sys.modules[type(module).__module__]
+    if architecture.route == "attention" and not hasattr(home, "ALL_ATTENTION_FUNCTIONS"):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} has attention code of its own in this version of Transformers; update Transformers"
+        )
 
 
 def _per_module(
