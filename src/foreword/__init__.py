@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from foreword._version import __version__
 
 if TYPE_CHECKING:
+    from foreword.compose import average, concat
     from foreword.config import EvalConfig, TrainConfig
     from foreword.errors import ForewordError
     from foreword.evaluation import evaluate
@@ -27,6 +28,8 @@ _HOME = {
     "Prefix": "foreword.prefix",
     "TrainConfig": "foreword.config",
     "TrainResult": "foreword.training",
+    "average": "foreword.compose",
+    "concat": "foreword.compose",
     "evaluate": "foreword.evaluation",
     "load": "foreword.models",
     "train": "foreword.training",
@@ -41,6 +44,8 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "__version__",
+    "average",
+    "concat",
     "evaluate",
     "load",
     "train",

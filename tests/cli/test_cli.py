@@ -197,7 +197,7 @@ def test_slots_say_what_is_special(kind, said, tmp_path, capsys, monkeypatch) ->
     assert all(text in printed for text in said), printed
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "generate", "eval", "slots", "show", "doctor"])
+@pytest.mark.parametrize("verb", ["demo", "train", "generate", "eval", "slots", "show", "doctor", "methods"])
 def test_help_is_there_for_each_command(verb, capsys) -> None:
     assert execute([verb, "--help"]) == 0
     text = capsys.readouterr().out
@@ -316,3 +316,32 @@ def test_doctor_prints_nothing_of_other_libraries() -> None:
         [sys.executable, "-m", "foreword", "doctor"], capture_output=True, text=True, check=False, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_methods_are_counted_for_a_model(place, capsys) -> None:
+    from foreword.methods import METHODS
+
+    assert execute(["methods", "model", "--length", "6", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["methods"]
+    assert [row["method"] for row in rows] == list(METHODS)
+    counted = {row["method"]: row["parameters"] for row in rows}
+    assert counted["direct"] == 2 * 3 * 6 * 2 * 16
+    assert counted["prompt"] == 6 * 64
+    assert execute(["methods", "model", "--length", "6"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in METHODS)
+
+
+def test_at_their_defaults_shared_and_lowrank_are_small() -> None:
+    """SmolLM2's shapes, 32 virtual tokens: at least 70 and 60 % fewer parameters than keys and values."""
+    from transformers import LlamaConfig
+
+    from foreword.methods import METHODS
+    from foreword.models.loading import empty_model
+    from foreword.models.slots import find_slots
+
+    config = LlamaConfig(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3)
+    slots = find_slots(empty_model(config)).slots
+    count = {name: method.count(slots, 32, 576, method.parse_options({})) for name, method in METHODS.items()}
+    assert count["shared"] <= 0.3 * count["direct"]
+    assert count["lowrank"] <= 0.4 * count["direct"]

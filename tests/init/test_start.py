@@ -8,7 +8,7 @@ import torch
 from foreword.config import TrainConfig
 from foreword.data import Example
 from foreword.errors import ConfigError
-from foreword.init import initial_prefix
+from foreword.init import starting_point
 from foreword.models.rendering import Renderer
 from foreword.prefix import Prefix
 from tiny import byte_tokenizer, relative, tiny_base
@@ -24,7 +24,7 @@ ROWS = [example("name one", "first answer"), example("name two", "second answer"
 
 
 def make(**settings) -> Prefix:
-    return initial_prefix(TrainConfig(length=12, **settings), tiny_base(), ROWS)
+    return starting_point(TrainConfig(length=12, **settings), tiny_base(), ROWS).prefix
 
 
 def same(one: Prefix, other: Prefix) -> bool:
@@ -56,7 +56,7 @@ def test_vocab_samples_frequent_tokens_or_takes_words() -> None:
 def test_random_has_the_spread_of_real_activations() -> None:
     base = tiny_base()
     one, again, other = (
-        initial_prefix(TrainConfig(length=400, init="random", seed=seed), base, ROWS) for seed in (1, 1, 2)
+        starting_point(TrainConfig(length=400, init="random", seed=seed), base, ROWS).prefix for seed in (1, 1, 2)
     )
     assert same(one, again)
     assert not same(one, other)
@@ -73,4 +73,4 @@ def test_prefix_goes_on_from_another(tmp_path) -> None:
     saved.save(tmp_path / "p")
     assert same(make(init="prefix", init_prefix=str(tmp_path / "p")), saved)
     with pytest.raises(ConfigError, match=r"length: is 5, but .* has 12"):
-        initial_prefix(TrainConfig(length=5, init="prefix", init_prefix=str(tmp_path / "p")), tiny_base(), ROWS)
+        starting_point(TrainConfig(length=5, init="prefix", init_prefix=str(tmp_path / "p")), tiny_base(), ROWS)

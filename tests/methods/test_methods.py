@@ -6,27 +6,36 @@ import pytest
 import torch
 
 from foreword.errors import ConfigError
-from foreword.methods import METHODS, get_method
+from foreword.init.text import token_prefix
+from foreword.methods import METHODS, Start, get_method
 from foreword.models.loading import empty_model
 from foreword.models.slots import find_slots
 from parity_helpers import run
 from tiny import random_batch, relative, tiny_base, trained_like
 
-OPTIONS = {"mlp": {"hidden": 24}}
+OPTIONS = {"mlp": {"hidden": 24}, "ptuning": {"hidden": 24}, "lowrank": {"rank": 3}, "shared": {"width": 3}}
+CASES = [(name, OPTIONS.get(name, {})) for name in METHODS] + [("ptuning", {"hidden": 24, "encoder": "mlp"})]
+EMBEDDED = ("prompt", "ptuning")  # what they train are input embeddings
 
 
-def start(name: str):
+def start(case):
     torch.manual_seed(0)
-    base = tiny_base()
-    initial = trained_like(base, 6)
+    base, (name, options) = tiny_base(), case
+    ids = torch.randint(3, 250, (6,))
+    embeddings = base.model.get_input_embeddings()(ids).detach()
+    initial = token_prefix(ids.tolist(), base, "text") if name in EMBEDDED else trained_like(base, 6)
     method = get_method(name)
-    producer = method.start(initial, 64, method.parse_options(OPTIONS.get(name, {})))
+    producer = method.start(Start(initial, embeddings, base), method.parse_options(options))
     return base, initial, method, producer
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_starts_exactly_at_the_initial_prefix(name) -> None:
-    _, initial, _, producer = start(name)
+def case_id(case) -> str:
+    return "-".join((case[0], *map(str, case[1].values())))
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_starts_exactly_at_the_initial_prefix(case) -> None:
+    _, initial, _, producer = start(case)
     prefix = producer()
     for slot, kv in initial.slots.items():
         assert torch.equal(prefix.slots[slot].key, kv.key)
@@ -34,9 +43,9 @@ def test_starts_exactly_at_the_initial_prefix(name) -> None:
     assert prefix.position_offset == initial.position_offset
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_finished_prefix_has_the_logits_of_the_training_form(name) -> None:
-    base, initial, _, producer = start(name)
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_finished_prefix_has_the_logits_of_the_training_form(case) -> None:
+    base, initial, _, producer = start(case)
     optimizer = torch.optim.AdamW(producer.parameters(), lr=0.05)
     batch = random_batch([8, 5])
     for _ in range(3):
@@ -54,16 +63,16 @@ def test_finished_prefix_has_the_logits_of_the_training_form(name) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in finished.tensors())
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_parameter_count_is_the_formulas(name) -> None:
-    base, _, method, producer = start(name)
-    options = method.parse_options(OPTIONS.get(name, {}))
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_parameter_count_is_the_formulas(case) -> None:
+    base, _, method, producer = start(case)
+    options = method.parse_options(case[1])
     assert method.count(base.slots, 6, 64, options) == sum(p.numel() for p in producer.parameters())
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_parameter_gets_a_gradient(name) -> None:
-    base, _, _, producer = start(name)
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_every_parameter_gets_a_gradient(case) -> None:
+    base, _, _, producer = start(case)
     optimizer = torch.optim.SGD(producer.parameters(), lr=1.0)
     for _ in range(2):  # the MLP's last layer starts at zero, so what lies before it moves from the second step on
         optimizer.zero_grad()
@@ -81,7 +90,7 @@ def test_direct_on_gpt2_medium() -> None:
 
 
 def test_unknown_methods_and_options() -> None:
-    with pytest.raises(ConfigError, match="choose from direct, mlp"):
+    with pytest.raises(ConfigError, match="choose from direct, mlp, shared, lowrank, prompt, ptuning"):
         get_method("lora")
     with pytest.raises(ConfigError, match="hidden"):
         get_method("mlp").parse_options({"hiden": 3})

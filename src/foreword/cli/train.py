@@ -33,7 +33,9 @@ def command(
         typer.Option("--validation", help="Held-out rows. Default: up to 96 rows, at most a tenth, of the data."),
     ] = None,
     template: common.Template = None,
-    method: Annotated[str | None, typer.Option("--method", help="direct or mlp. Default: direct.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="One of those that foreword methods lists. Default: direct.")
+    ] = None,
     length: Annotated[int | None, typer.Option("--length", help="Virtual tokens. Default: 32.")] = None,
     init: Annotated[str | None, typer.Option("--init", help="text, vocab, random or prefix. Default: text.")] = None,
     init_text: Annotated[

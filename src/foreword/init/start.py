@@ -5,34 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+import torch
+
 from foreword.config import TrainConfig
 from foreword.data.examples import Example
 from foreword.errors import ConfigError
 from foreword.init.random import random_prefix
-from foreword.init.text import text_prefix, token_prefix, vocab_prefix
+from foreword.init.text import text_ids, token_prefix, vocab_ids
+from foreword.methods.base import Start
 from foreword.models import Base
 from foreword.prefix import Prefix
 
 SAMPLE_TOKENS = 256  # random: tokens of training text whose activations are measured
 
 
-def initial_prefix(config: TrainConfig, base: Base, examples: Sequence[Example]) -> Prefix:
-    """The prefix that training starts from, of `config.length` virtual tokens.
+def starting_point(config: TrainConfig, base: Base, examples: Sequence[Example]) -> Start:
+    """What training starts from: `config.length` virtual tokens, with their input embeddings where they are tokens.
 
     text: of `init_text`, else of the first training rows, rendered as they are trained on.
     Raises `ConfigError` if an existing prefix has another length.
     """
     if config.init == "prefix":
-        return _existing(config, base)
-    if config.init == "vocab":
-        texts = [example.target for example in examples]
-        return vocab_prefix(config.init_text, texts, base, length=config.length, seed=config.seed)
+        existing = _existing(config, base)
+        return Start(existing, existing.extras.get("embeddings"), base)
     if config.init == "random":
         sample = list(chain.from_iterable((*example.prompt_ids, *example.target_ids) for example in examples[:64]))
-        return random_prefix(sample[:SAMPLE_TOKENS], base, length=config.length, seed=config.seed)
+        drawn = random_prefix(sample[:SAMPLE_TOKENS], base, length=config.length, seed=config.seed)
+        return Start(drawn, None, base)
+    ids = _tokens(config, base, examples)
+    with torch.no_grad():
+        embeddings = base.model.get_input_embeddings()(torch.tensor(ids, device=base.device))
+    return Start(token_prefix(ids, base, config.init), embeddings, base)
+
+
+def _tokens(config: TrainConfig, base: Base, examples: Sequence[Example]) -> list[int]:
+    if config.init == "vocab":
+        texts = [example.target for example in examples]
+        return vocab_ids(config.init_text, texts, base, config.length, config.seed)
     if config.init_text is not None:
-        return text_prefix(config.init_text, base, length=config.length)
-    return token_prefix(rendered_rows(examples, config.length), base, "text")
+        return text_ids(config.init_text, base, config.length)
+    return rendered_rows(examples, config.length)
 
 
 def rendered_rows(examples: Sequence[Example], length: int) -> list[int]:

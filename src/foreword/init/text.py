@@ -19,18 +19,28 @@ FREQUENT = 200  # vocab: how many of the most frequent tokens are sampled from
 
 def text_prefix(text: str, base: Base, *, length: int | None = None) -> Prefix:
     """Keys and values of `text`'s tokens; with `length`, exactly that many: cut, or repeated to fill."""
-    ids = base.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return token_prefix(text_ids(text, base, length), base, "text")
+
+
+def text_ids(text: str, base: Base, length: int | None = None) -> list[int]:
+    """The tokens of `text`, without special ones. Raises `PrefixError` if there are none."""
+    ids: list[int] = base.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise PrefixError("the text has no tokens")
     if length is not None:
         ids = (ids * (length // len(ids) + 1))[:length]
-    return token_prefix(ids, base, "text")
+    return ids
 
 
 def vocab_prefix(words: str | None, texts: Sequence[str], base: Base, *, length: int, seed: int) -> Prefix:
     """Activations of the given words, or of tokens sampled from the most frequent ones in `texts`."""
+    return token_prefix(vocab_ids(words, texts, base, length, seed), base, "text" if words is not None else "vocab")
+
+
+def vocab_ids(words: str | None, texts: Sequence[str], base: Base, length: int, seed: int) -> list[int]:
+    """`length` tokens: of the given words, or sampled from the most frequent ones in `texts`."""
     if words is not None:
-        return text_prefix(words, base, length=length)
+        return text_ids(words, base, length)
     special = set(base.tokenizer.all_special_ids)
     counts = Counter(
         token for text in texts for token in base.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -41,8 +51,7 @@ def vocab_prefix(words: str | None, texts: Sequence[str], base: Base, *, length:
     # ties break by id, so that a seed means the same everywhere
     frequent = [token for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]]
     generator = torch.Generator().manual_seed(seed)
-    chosen = [frequent[int(i)] for i in torch.randint(len(frequent), (length,), generator=generator)]
-    return token_prefix(chosen, base, "vocab")
+    return [frequent[int(i)] for i in torch.randint(len(frequent), (length,), generator=generator)]
 
 
 def token_prefix(ids: Sequence[int], base: Base, method: str) -> Prefix:

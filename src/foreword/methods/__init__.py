@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from foreword.errors import ConfigError
-from foreword.methods import direct, mlp
-from foreword.methods.base import Method, Producer
+from foreword.methods import direct, lowrank, mlp, prompt, ptuning, shared
+from foreword.methods.base import Method, Producer, Start
 
 METHODS: dict[str, Method] = {
     "direct": direct.METHOD,
     "mlp": mlp.METHOD,
+    "shared": shared.METHOD,
+    "lowrank": lowrank.METHOD,
+    "prompt": prompt.METHOD,
+    "ptuning": ptuning.METHOD,
 }
 
 
@@ -19,4 +23,4 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Method", "Producer", "get_method"]
+__all__ = ["METHODS", "Method", "Producer", "Start", "get_method"]

@@ -11,8 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from foreword.config import build
+from foreword.models import Base
 from foreword.models.slots import Slot
 from foreword.prefix import Prefix
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training starts from.
+
+    prefix: keys and values at step 0. embeddings: the input embeddings they were computed from,
+    `[m, hidden_size]`; None where there are none. base: the frozen model.
+    """
+
+    prefix: Prefix
+    embeddings: Tensor | None
+    base: Base
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.base.model.config.get_text_config().hidden_size)
 
 
 class Group(NamedTuple):
@@ -37,7 +55,8 @@ class Producer(nn.Module):
         """The final prefix: plain tensors, nothing of the method left."""
         prefix = self()
         slots = {name: type(kv)(*(tensor.detach().clone() for tensor in kv)) for name, kv in prefix.slots.items()}
-        return Prefix(slots, prefix.position_offset, prefix.base, prefix.merge)
+        extras = {name: tensor.detach().clone() for name, tensor in prefix.extras.items()}
+        return Prefix(slots, prefix.position_offset, prefix.base, prefix.merge, extras)
 
 
 def trainable(tensor: Tensor) -> Tensor:
@@ -49,7 +68,7 @@ def trainable(tensor: Tensor) -> Tensor:
 class Method:
     """A parameterisation.
 
-    start(initial, hidden_size, options): a producer whose first prefix is exactly `initial`.
+    start(start, options): a producer whose first prefix is exactly `start.prefix`.
     count(slots, length, hidden_size, options): parameters trained. formula: the same in words.
     options: frozen dataclass of the method's own settings. default_lr: a good peak learning rate.
     """
@@ -59,7 +78,7 @@ class Method:
     formula: str
     default_lr: float
     options: type[Any]
-    start: Callable[[Prefix, int, Any], Producer]
+    start: Callable[[Start, Any], Producer]
     count: Callable[[Sequence[Slot], int, int, Any], int]
 
     def parse_options(self, values: Mapping[str, Any]) -> Any:

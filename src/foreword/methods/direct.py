@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from foreword.methods.base import Method, Producer, trainable
+from foreword.methods.base import Method, Producer, Start, trainable
 from foreword.models.slots import Slot
 from foreword.prefix import KV, Prefix
 
@@ -38,8 +38,8 @@ class DirectProducer(Producer):
         return Prefix(slots, self._initial.position_offset, self._initial.base)
 
 
-def _start(initial: Prefix, hidden_size: int, options: Any) -> Producer:
-    return DirectProducer(initial)
+def _start(start: Start, options: Any) -> Producer:
+    return DirectProducer(start.prefix)
 
 
 def _count(slots: Sequence[Slot], length: int, hidden_size: int, options: Any) -> int:

@@ -18,7 +18,7 @@ from torch import nn
 
 from foreword.config import check_types
 from foreword.errors import ConfigError
-from foreword.methods.base import Method, Producer
+from foreword.methods.base import Method, Producer, Start
 from foreword.models.slots import Slot
 from foreword.prefix import KV, Prefix
 
@@ -66,8 +66,8 @@ class MlpProducer(Producer):
         return Prefix(slots, self._initial.position_offset, self._initial.base)
 
 
-def _start(initial: Prefix, hidden_size: int, options: Any) -> Producer:
-    return MlpProducer(initial, hidden_size, options)
+def _start(start: Start, options: Any) -> Producer:
+    return MlpProducer(start.prefix, start.hidden_size, options)
 
 
 def _count(slots: Sequence[Slot], length: int, hidden_size: int, options: Any) -> int:

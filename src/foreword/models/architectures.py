@@ -28,6 +28,7 @@ class Architecture:
     (2i with 2i + 1), or "last half" (the last r channels).
     limit: config field with the number of positions, where their table ends. after_padding: positions are counted from
     `pad_token_id` + 1, so that many fewer are usable, and they can't be shifted from outside (RoBERTa).
+    recurrent: it has recurrent or convolutional parts too, which carry what stood before.
     counts_mask: left alone, the model counts positions from the attention mask.
     """
 
@@ -40,6 +41,7 @@ class Architecture:
     limit: str = "max_position_embeddings"
     after_padding: bool = False
     counts_mask: bool = False
+    recurrent: bool = False
 
     @property
     def rotary(self) -> Rotary | None:
@@ -62,7 +64,7 @@ def _cached(attention: str, positions: Positions, **more: Any) -> Architecture:
 ARCHITECTURES = {
     "cohere2": Architecture("Cohere2Attention", layout="interleaved"),
     "deepseek_v3": Architecture("DeepseekV3Attention", layout="last half"),
-    "falcon_h1": Architecture("FalconH1Attention"),
+    "falcon_h1": Architecture("FalconH1Attention", recurrent=True),
     "gemma2": Architecture("Gemma2Attention"),
     "gemma3_text": Architecture("Gemma3Attention"),
     "gemma4_text": Architecture("Gemma4TextAttention"),
@@ -70,8 +72,8 @@ ARCHITECTURES = {
     "gpt_neox": Architecture("GPTNeoXAttention"),
     "gpt_oss": Architecture("GptOssAttention"),
     "granite": Architecture("GraniteAttention"),
-    "jamba": Architecture("JambaAttention", positions="none"),
-    "lfm2": Architecture("Lfm2Attention"),
+    "jamba": Architecture("JambaAttention", positions="none", recurrent=True),
+    "lfm2": Architecture("Lfm2Attention", recurrent=True),
     "llama": Architecture("LlamaAttention"),
     "llama4_text": Architecture("Llama4TextAttention", layout="interleaved"),
     "mistral": Architecture("MistralAttention"),
@@ -81,7 +83,7 @@ ARCHITECTURES = {
     "phi3": Architecture("Phi3Attention"),
     "qwen2": Architecture("Qwen2Attention"),
     "qwen3": Architecture("Qwen3Attention"),
-    "qwen3_next": Architecture("Qwen3NextAttention"),
+    "qwen3_next": Architecture("Qwen3NextAttention", recurrent=True),
     "smollm3": Architecture("SmolLM3Attention"),
     "stablelm": Architecture("StableLmAttention"),
     "starcoder2": Architecture("Starcoder2Attention"),

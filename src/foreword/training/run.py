@@ -15,7 +15,7 @@ from foreword.config import TrainConfig, to_dict
 from foreword.data import BadRow, Example, load_examples
 from foreword.data.order import permutation, steps_per_epoch
 from foreword.errors import CheckpointError, ConfigError
-from foreword.init import initial_prefix
+from foreword.init import starting_point
 from foreword.methods import get_method
 from foreword.models import Base
 from foreword.models.lora import lora_parameters
@@ -101,8 +101,8 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     if checkpoint is not None:
         _require_inputs(inputs, checkpoint, saved_inputs)
     torch.manual_seed(config.seed)
-    initial = initial_prefix(config, base, examples)
-    producer = method.start(initial, base.model.config.get_text_config().hidden_size, options).to(base.device)
+    start = starting_point(config, base, examples)
+    producer = method.start(start, options).to(base.device)
     total = config.steps or math.ceil(config.epochs * steps_per_epoch(len(examples), config.batch_size))
     lr = method.default_lr if config.lr is None else config.lr
     # what the run resolved to; saved, so that it can be done again
@@ -127,7 +127,7 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     rows = folder.rows()
     best = float(loop.progress.best_loss if loop.progress.best_loss is not None else math.nan)
     return TrainResult(
-        Prefix.load(folder.prefix), initial, folder.path, rows, loop.progress.step, best, loop.stopped_early
+        Prefix.load(folder.prefix), start.prefix, folder.path, rows, loop.progress.step, best, loop.stopped_early
     )
 
 
