@@ -32,10 +32,20 @@ def starting_point(config: TrainConfig, base: Base, examples: Sequence[Example])
         sample = list(chain.from_iterable((*example.prompt_ids, *example.target_ids) for example in examples[:64]))
         drawn = random_prefix(sample[:SAMPLE_TOKENS], base, length=config.length, seed=config.seed)
         return Start(drawn, None, base)
-    ids = _tokens(config, base, examples)
-    with torch.no_grad():
-        embeddings = base.model.get_input_embeddings()(torch.tensor(ids, device=base.device))
-    return Start(token_prefix(ids, base, config.init), embeddings, base)
+    return _of_tokens(_tokens(config, base, examples), base, config.init)
+
+
+def _of_tokens(ids: list[int], base: Base, method: str) -> Start:
+    """Keys and values of `ids`, and the embeddings that the same forward pass computes on the way."""
+    seen: list[torch.Tensor] = []
+    table = base.model.get_input_embeddings()
+    # inside the model's own forward, where a sharded base has its weights together
+    handle = table.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    try:
+        prefix = token_prefix(ids, base, method)
+    finally:
+        handle.remove()
+    return Start(prefix, seen[0].detach(), base)
 
 
 def _tokens(config: TrainConfig, base: Base, examples: Sequence[Example]) -> list[int]:

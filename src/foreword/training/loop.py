@@ -99,7 +99,7 @@ class Loop:
                 self._update(step, [self._examples[index] for index in indices])
                 if self._validation_due():
                     self._validate()
-                if step in (self._total, *self._every()) or self._out_of_patience():
+                if step == self._total or step in self._every() or self._out_of_patience():
                     self._save()
 
     def _every(self) -> range:
@@ -154,7 +154,7 @@ class Loop:
 
     def _validation_due(self) -> bool:
         step = self.progress.step
-        return self.progress.validated < step and step in (0, self._total, *self._validations())
+        return self.progress.validated < step and (step in (0, self._total) or step in self._validations())
 
     def _validations(self) -> range:
         return range(self._validate_every, self._total + 1, self._validate_every)
