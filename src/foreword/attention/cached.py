@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from foreword.attention.attachment import Attachment
+from foreword.attention.positions import tokens_of
 from foreword.errors import AttachError, PositionError, PrefixMismatchError, RecomputeError
 from foreword.prefix import KV, Prefix
 
@@ -30,7 +31,7 @@ _KEPT = "_foreword_cache"
 
 def require(slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
     """Raise `PrefixMismatchError` for a prefix this route can't carry, `PositionError` for its offset."""
-    takes_ids = all(stack.shifts for stack in slots.stacks) and slots.explicit_positions
+    takes_ids = slots.shifts and slots.explicit_positions
     for prefix in rows:
         if prefix is None:
             continue
@@ -53,9 +54,11 @@ def put_prefix(module: nn.Module, arguments: dict[str, Any], attachment: Attachm
     cache = arguments.get("past_key_values")
     _refuse(module, cache)
     _refuse_packing(arguments)
-    if cache is None and (arguments.get("use_cache") or (arguments.get("use_cache") is None and _wants_cache(module))):
+    if cache is None and _wants_cache(module, arguments):
         cache = DynamicCache(config=module.config)
-    tokens = arguments["inputs_embeds"] if arguments.get("input_ids") is None else arguments["input_ids"]
+    tokens = tokens_of(arguments)
+    if tokens is None:
+        raise AttachError(f"{type(module).__name__} was called with neither input_ids nor inputs_embeds")
     rows = attachment.rows.expand(tokens.shape[0])
     lengths = [0 if row is None else next(iter(attachment.prefixes[row].values())).length for row in rows]
     if not any(lengths):
@@ -189,5 +192,6 @@ def _refuse_packing(arguments: dict[str, Any]) -> None:
         raise AttachError("through past_key_values a row holds one text; packed position_ids are not supported")
 
 
-def _wants_cache(module: Any) -> bool:
-    return bool(getattr(module.config, "use_cache", False))
+def _wants_cache(module: Any, arguments: dict[str, Any]) -> bool:
+    wanted = arguments.get("use_cache")
+    return bool(getattr(module.config, "use_cache", False) if wanted is None else wanted)

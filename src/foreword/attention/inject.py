@@ -84,8 +84,7 @@ class Injector:
 
     def _count_positions(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A model around the stack (text with pictures) counts positions itself, padding included: give it ours."""
-        names = list(inspect.signature(module.forward).parameters)
-        arguments = dict(zip(names, args, strict=False)) | kwargs
+        arguments = _by_name(_parameters(module), args, kwargs)
         if self.current is not None and any(self.current.offsets) and arguments.get("position_ids") is None:
             arguments["position_ids"] = positions.counted(arguments)
         return (), arguments
@@ -123,13 +122,13 @@ class _Entry:
 
     def __init__(self, injector: Injector, stack: Stack, module: nn.Module, slots: ModelSlots) -> None:
         self._injector, self._stack, self._slots = injector, stack, slots
-        self._names = list(inspect.signature(module.forward).parameters)
+        self._names = _parameters(module)
 
     def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         attachment = self._injector.current
         if attachment is None:
             return args, kwargs
-        arguments = dict(zip(self._names, args, strict=False)) | kwargs
+        arguments = _by_name(self._names, args, kwargs)
         refuse_attentions(arguments, getattr(module, "config", None))
         self._injector.start_pass(attachment)
         self._injector.past = positions.past_length(arguments)
@@ -187,13 +186,22 @@ def capture(model: nn.Module, slots: ModelSlots, **inputs: Any) -> dict[str, KV]
     if slots.route == "cache":
         with attach(model, slots, [None]):
             return cached.capture(model, slots, inputs)
-    takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+    takes_cache = "use_cache" in _parameters(model)
     with attach(model, slots, [None]):
         attachment = model.__dict__[_INJECTOR].current
         attachment.captured = {}
         model(**inputs, **({"use_cache": False} if takes_cache else {}))
         captured: dict[str, KV] = attachment.captured
     return {slot.name: captured[slot.name] for slot in slots.slots if slot.name in captured}
+
+
+def _parameters(module: nn.Module) -> list[str]:
+    """The names of what `module`'s forward takes, in order."""
+    return list(inspect.signature(module.forward).parameters)
+
+
+def _by_name(names: list[str], args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    return dict(zip(names, args, strict=False)) | kwargs
 
 
 def _configs(stacks: list[nn.Module]) -> list[Any]:

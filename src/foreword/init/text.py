@@ -32,11 +32,6 @@ def text_ids(text: str, base: Base, length: int | None = None) -> list[int]:
     return ids
 
 
-def vocab_prefix(words: str | None, texts: Sequence[str], base: Base, *, length: int, seed: int) -> Prefix:
-    """Activations of the given words, or of tokens sampled from the most frequent ones in `texts`."""
-    return token_prefix(vocab_ids(words, texts, base, length, seed), base, "text" if words is not None else "vocab")
-
-
 def vocab_ids(words: str | None, texts: Sequence[str], base: Base, length: int, seed: int) -> list[int]:
     """`length` tokens: of the given words, or sampled from the most frequent ones in `texts`."""
     if words is not None:

@@ -43,13 +43,13 @@ def _kv_heads(module: Any, config: Any, heads: int) -> int:
 def _window(module: Any, config: Any, layer: int) -> int | None:
     kinds = getattr(config, "layer_types", None)
     if kinds is not None and layer < len(kinds):
-        return _window_of(kinds[layer], module, config)
+        return _window_of(kinds[layer], config)
     own = getattr(module, "sliding_window", None)
     window: int | None = own if own is not None else getattr(config, "sliding_window", None)
     return window
 
 
-def _window_of(kind: str, module: Any, config: Any) -> int | None:
+def _window_of(kind: str, config: Any) -> int | None:
     if kind == "chunked_attention":
         return int(config.attention_chunk_size)
     if kind != "sliding_attention":

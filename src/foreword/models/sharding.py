@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import distributed as dist
 from torch import nn
 
@@ -43,13 +42,9 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     lists = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
     inner = {id(part) for outer in lists for part in outer.modules() if part is not outer}
     outermost = [part for part in lists if id(part) not in inner]
-    return [layer for part in outermost for layer in part if _holds_weights(layer)]
+    return [layer for part in outermost for layer in part if next(layer.parameters(), None) is not None]
 
 
 def _is_quantised(parameter: nn.Parameter) -> bool:
     own = hasattr(parameter, "__tensor_flatten__") or type(parameter).__name__ in ("Params4bit", "Int8Params")
     return own or not parameter.is_floating_point()
-
-
-def _holds_weights(layer: nn.Module) -> bool:
-    return any(isinstance(parameter, torch.Tensor) for parameter in layer.parameters())
