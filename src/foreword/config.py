@@ -25,17 +25,21 @@ class DataConfig:
 
     model: hub id, folder, GGUF file or bundled name. data: JSONL, CSV, TSV, Parquet, a Datasets folder,
     or a Datasets id with an optional split after a colon (`org/name:train`).
+    task, task_options: what is asked of the model (`foreword.tasks.TASKS`), and its own settings.
     template: the whole prompt with {field} in it; None: the tokenizer's chat template if there is one,
     else the bare input. max_bad_rows: above this many bad rows the run stops before it starts.
+    input_field, target_field: None: the task's own (input and target, text and label, …).
     quantise: frozen weights in fewer bits; lora: folder of a PEFT adapter on the base (see `foreword.load`).
     max_tokens: longest row (prompt and target); None: what the model's positions allow.
     """
 
     data: str = ""
     model: str = DEFAULT_MODEL
+    task: str = "lm"
+    task_options: Mapping[str, Any] = field(default_factory=dict)
     template: str | None = None
-    input_field: str = "input"
-    target_field: str = "target"
+    input_field: str | None = None
+    target_field: str | None = None
     max_bad_rows: int = 0
     max_tokens: int | None = None
     batch_size: int = 16
@@ -57,8 +61,9 @@ class TrainConfig(DataConfig):
     validation: held-out rows; None: up to 96 rows, at most a tenth, are taken from the data.
     validation_rows: how many of its first rows are used; None: all.
     method, length, options: the parameterisation, virtual tokens, and the method's own settings.
-    init: text, vocab, random or prefix. init_text: the text (or the words for vocab; None: the first
-    training rows). init_prefix: the folder of the prefix to go on from.
+    init: text, vocab, labels (the words of the classes), mean (every virtual token the mean of words' embeddings),
+    random or prefix. init_text: the text (or the words for vocab and mean; None: the first training rows, or the most
+    frequent words). init_prefix: the folder of the prefix to go on from.
     steps: optimizer steps; None: as many as `epochs` over the data.
     batch_size: rows per optimizer step; accumulation: the parts each batch is computed in.
     lr: peak learning rate; None: the method's own default. warmup: steps of linear warm-up. decay to
@@ -69,6 +74,12 @@ class TrainConfig(DataConfig):
     train: what learns, where the base carries a LoRA: the prefix, the LoRA (the prefix stays as it
     starts), or both. lora_lr: the LoRA's peak learning rate.
     prefix_dtype: how the finished prefix is stored.
+    slots: which slots take a prefix (`decoder.0-5`, `cross`, `encoder.3`); none: all that the task uses.
+    lengths: fewer virtual tokens for some of them, by the same patterns. frozen_tokens: so many first virtual tokens
+    stay as they start. dropout: share of virtual tokens left out of each training step.
+    head_lr: a head's peak learning rate. init_head: the folder of a trained head to go on from.
+    mixture: several data sets for one prefix, each with a head of its own: name → its settings (task, task_options,
+    data, validation, template, input_field, target_field); data and validation are then left empty.
     output: run folder; None: a new numbered one in runs/. resume: a run folder or checkpoint to go on from.
     """
 
@@ -77,7 +88,14 @@ class TrainConfig(DataConfig):
     method: str = "direct"
     length: int = 32
     options: Mapping[str, Any] = field(default_factory=dict)
-    init: Literal["text", "vocab", "random", "prefix"] = "text"
+    slots: tuple[str, ...] = ()
+    lengths: Mapping[str, Any] = field(default_factory=dict)
+    frozen_tokens: int = 0
+    dropout: float = 0.0
+    head_lr: float = 1e-3
+    init_head: str | None = None
+    mixture: Mapping[str, Any] = field(default_factory=dict)
+    init: Literal["text", "vocab", "labels", "mean", "random", "prefix"] = "text"
     init_text: str | None = None
     init_prefix: str | None = None
     steps: int | None = None
@@ -106,40 +124,47 @@ class TrainConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, 0, "warmup", "final_lr", "weight_decay", "seed")
+        _at_least(self, 0, "warmup", "final_lr", "weight_decay", "seed", "frozen_tokens", "dropout")
         _at_least(self, 1, "length", "steps", "accumulation", "validation_rows", "patience")
         _at_least(self, 1, "validate_every", "checkpoint_every", "keep_checkpoints")
-        for name in ("epochs", "lr", "lora_lr", "clip"):
+        if self.dropout >= 1:
+            raise ConfigError("dropout", f"must be below 1, not {self.dropout}")
+        for name in ("epochs", "lr", "lora_lr", "head_lr", "clip"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ConfigError(name, f"must be above 0, not {value}")
         if self.accumulation > self.batch_size:
             raise ConfigError("accumulation", f"{self.accumulation} parts don't fit a batch of {self.batch_size} rows")
         if self.init == "prefix" and self.init_prefix is None:
             raise ConfigError("init_prefix", "init 'prefix' needs the folder of a saved prefix")
-        if self.init in ("random", "prefix") and self.init_text is not None:
+        if self.init in ("random", "prefix", "labels") and self.init_text is not None:
             raise ConfigError("init_text", f"has no meaning with init {self.init!r}")
 
 
 TEXT_METRICS = ("bleu", "chrf", "rouge_l", "exact_match")
-METRICS = ("loss", "perplexity", *TEXT_METRICS)
+METRICS = ("loss", "perplexity", *TEXT_METRICS, "accuracy", "macro_f1", "entity_f1", "f1")
 
 
 @dataclass(frozen=True)
 class EvalConfig(DataConfig):
-    """One evaluation. prefix: a saved prefix's folder; None: the plain base. rows: only the first so many."""
+    """One evaluation. prefix: a saved prefix's folder; None: the plain base. rows: only the first so many.
+
+    head: the folder of a trained task (`run/head`, or `run/head:name` of a mixture); None: the one beside the prefix, and
+    without one `task` and `task_options` say what is asked. metrics: None: all that the task has.
+    """
 
     prefix: str | None = None
-    metrics: tuple[str, ...] = METRICS
+    head: str | None = None
+    metrics: tuple[str, ...] | None = None
     max_new_tokens: int = 64
     rows: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, 1, "max_new_tokens", "rows")
-        for metric in self.metrics:
+        for metric in self.metrics or ():
             if metric not in METRICS:
                 raise ConfigError("metrics", f"{metric!r} is not known; choose from {', '.join(METRICS)}")
-        if not self.metrics:
+        if self.metrics is not None and not self.metrics:
             raise ConfigError("metrics", "name at least one")
 
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from foreword.errors import PrefixError
+from foreword.merges import MERGES, Addition, Gated, Memory
 
 if TYPE_CHECKING:
     from foreword.models import Base
 
-MERGES = ("softmax",)
+EMBEDDINGS = "embeddings"
 
 
 class KV(NamedTuple):
@@ -62,14 +63,17 @@ class Fingerprint:
 class Prefix:
     """A trained prefix: per attention slot a few key/value vectors that stand before the tokens.
 
-    slots: slot name (`decoder.0`, …) → `KV`; lengths may differ between slots.
+    slots: slot name (`decoder.0`, …) → `KV`; lengths may differ between slots. Empty where the merge has no keys.
     position_offset: how far the real tokens' positions are shifted (≥ 0).
     base: fingerprint of the base it belongs to.
-    merge: how it joins attention; "softmax" is exact concatenation.
-    extras: named extra tensors of methods that have more than keys and values.
+    merge: how it joins attention (`merges.MERGES`): "softmax" is exact concatenation; "gated" and "memory" add to the
+    tokens' own attention; "conditioned" is softmax after a change that depends on the row's input; "embedding" is
+    inserted among the input embeddings.
+    extras: what is more than keys and values, by name: `<slot>.gate [H]` (gated), `<slot>.memory [H, d_k, d_v]`
+    (memory), `condition.…` (conditioned), `embeddings [m, hidden_size]` (embedding, and prompts that became keys).
     method, record: how it was made; free of meaning for attention.
 
-    Raises `PrefixError` if shapes disagree or a tensor is not finite floating point.
+    Raises `PrefixError` if shapes disagree, a tensor is not floating point, or an extra tensor is missing.
     """
 
     slots: Mapping[str, KV]
@@ -81,12 +85,13 @@ class Prefix:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.slots:
-            raise PrefixError("a prefix needs at least one slot")
         if self.position_offset < 0:
             raise PrefixError(f"position_offset must be 0 or more, not {self.position_offset}")
         if self.merge not in MERGES:
             raise PrefixError(f"merge {self.merge!r} is not known (known: {', '.join(MERGES)})")
+        if bool(self.slots) != MERGES[self.merge].keys:
+            raise PrefixError("a prefix needs at least one slot" if not self.slots else f"{self.merge} has no keys")
+        _check_extras(self)
         for name, kv in self.slots.items():
             _check_shapes(name, kv)
         object.__setattr__(self, "slots", MappingProxyType(dict(self.slots)))
@@ -95,8 +100,19 @@ class Prefix:
 
     @property
     def length(self) -> int:
-        """Virtual tokens of the longest slot."""
-        return max(kv.length for kv in self.slots.values())
+        """Virtual tokens of the longest slot, or of the inserted prompt; 0 for a memory."""
+        if self.merge == "embedding":
+            return int(self.extras[EMBEDDINGS].shape[0])
+        return max((kv.length for kv in self.slots.values()), default=0)
+
+    @property
+    def additions(self) -> dict[str, Addition]:
+        """Slot name → what is added to that slot's attention; empty unless gated or memory."""
+        if self.merge == "gated":
+            return {name: Gated(*kv, self.extras[f"{name}.gate"]) for name, kv in self.slots.items()}
+        if self.merge == "memory":
+            return {name.removesuffix(".memory"): Memory(matrix) for name, matrix in self.extras.items()}
+        return {}
 
     @property
     def num_parameters(self) -> int:
@@ -199,6 +215,24 @@ class Prefix:
         from foreword.init.text import text_prefix
 
         return text_prefix(text, base, length=length)
+
+
+def _check_extras(prefix: Prefix) -> None:
+    """Raise `PrefixError` unless the extra tensors are those of the merge."""
+    if prefix.merge == "gated":
+        wanted, dims = {f"{name}.gate" for name in prefix.slots}, 1
+    elif prefix.merge == "memory":
+        wanted, dims = {name for name in prefix.extras if name.endswith(".memory")} or {"<slot>.memory"}, 3
+    elif prefix.merge == "embedding":
+        wanted, dims = {EMBEDDINGS}, 2
+    else:
+        return
+    if wanted != set(prefix.extras):
+        odd = min(wanted ^ set(prefix.extras))
+        raise PrefixError(f"a prefix of merge {prefix.merge!r} {'lacks' if odd in wanted else 'has no use for'} {odd}")
+    for name, tensor in prefix.extras.items():
+        if tensor.dim() != dims or not tensor.is_floating_point():
+            raise PrefixError(f"{name} must be floating point of {dims} dimensions, got {tuple(tensor.shape)}")
 
 
 def _check_shapes(name: str, kv: KV) -> None:

@@ -19,6 +19,7 @@ import foreword
 from foreword.errors import StorageError
 from foreword.models import Base
 from foreword.models.weights import hash_parameters
+from foreword.tasks import lm
 from foreword.training import loop
 from tiny import byte_tokenizer, tiny_model
 from training_helpers import settings
@@ -41,22 +42,23 @@ def make_base(dtype: torch.dtype = torch.float64) -> Base:
 
 def watched(real, seen: list):
     def collate(examples, *more):
-        seen.append([example.where for example in examples])
+        if torch.is_grad_enabled():  # not in a validation
+            seen.append([example.where for example in examples])
         return real(examples, *more)
 
     return collate
 
 
 def main(folder: Path) -> None:
-    rank, report, real = int(os.environ["RANK"]), {}, loop.collate
+    rank, report, real = int(os.environ["RANK"]), {}, lm.collate
     base = make_base()
     for name, changes in JOBS.items():
         seen: list = []
-        loop.collate = watched(real, seen)
+        lm.collate = watched(real, seen)
         more = {"resume": str(folder / "to resume")} if name == "resumed" else {}
         result = foreword.train(base, settings(folder, name, **COMMON, **changes, **more))
         report[name] = {"rows": seen, "loss": result.validation_loss, "steps": result.steps}
-    loop.collate = real
+    lm.collate = real
     report["taken"] = error_of(lambda: foreword.train(base, settings(folder, "plain", **COMMON)))
     report["nan"] = error_of(lambda: train_with_nan_on(1, base, folder))
     report["signal"] = error_of(lambda: train_with_signal_on(1, base, folder))
@@ -75,34 +77,34 @@ def error_of(action) -> list[str]:
 
 
 def train_with_nan_on(rank: int, base: Base, folder: Path) -> None:
-    real, calls = loop.target_losses, []
+    real, calls = lm.target_losses, []
 
     def poisoned(*arguments):
-        calls.append(1)
-        bad = int(os.environ["RANK"]) == rank and len(calls) == 3
+        calls.append(torch.is_grad_enabled())
+        bad = int(os.environ["RANK"]) == rank and sum(calls) == 3
         return real(*arguments) * (float("nan") if bad else 1.0)
 
-    loop.target_losses = poisoned
+    lm.target_losses = poisoned
     try:
         foreword.train(base, settings(folder, "nan", batch_size=5, **COMMON))
     finally:
-        loop.target_losses = real
+        lm.target_losses = real
 
 
 def train_with_signal_on(rank: int, base: Base, folder: Path) -> None:
-    real, calls = loop.target_losses, []
+    real, calls = lm.target_losses, []
 
     def signalled(*arguments):
-        calls.append(1)
-        if int(os.environ["RANK"]) == rank and len(calls) == 4:
+        calls.append(torch.is_grad_enabled())
+        if int(os.environ["RANK"]) == rank and sum(calls) == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments)
 
-    loop.target_losses = signalled
+    lm.target_losses = signalled
     try:
         foreword.train(base, settings(folder, "signal", batch_size=5, **COMMON))
     finally:
-        loop.target_losses = real
+        lm.target_losses = real
 
 
 def train_with_full_disk(base: Base, folder: Path) -> None:

@@ -86,11 +86,11 @@ def test_rows_are_split_without_overlap_or_loss(place, name) -> None:
     seen: list[str] = []
     from jobs import watched
 
-    from foreword.training import loop
+    from foreword.tasks import lm
 
     with pytest.MonkeyPatch.context() as patched:
         batches: list[list[str]] = []
-        patched.setattr(loop, "collate", watched(loop.collate, batches))
+        patched.setattr(lm, "collate", watched(lm.collate, batches))
         foreword.train(base, settings(place, f"rows of {name}", **COMMON, **JOBS[name]))
         seen = [row for batch in batches for row in batch]
     assert together == sorted(seen)

@@ -66,11 +66,11 @@ def test_losses_at_targets_equal_full_logits(kind) -> None:
     base = tiny_base(kind)
     renderer = Renderer(base.tokenizer, "{input}:")
     examples = [_example(renderer, "abc", "de"), _example(renderer, "a", "longer")]
-    batch = collate(examples, 0, base.device)
+    batch = collate(examples, base)
     losses = target_losses(base, batch)
-    logits = base.model(batch.input_ids, use_cache=False).logits.flatten(0, 1)[batch.positions]
+    logits = base.model(batch.inputs["input_ids"], use_cache=False).logits.flatten(0, 1)[batch.positions]
     assert torch.allclose(losses, torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none"), atol=1e-4)
-    assert base.model(batch.input_ids).logits.shape[:2] == batch.input_ids.shape
+    assert base.model(batch.inputs["input_ids"]).logits.shape[:2] == batch.inputs["input_ids"].shape
 
 
 def _example(renderer, prompt, target):

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from foreword.attention import backends
+from foreword.attention.additions import add, reference_add
 from foreword.attention.call import AttentionCall, MaskCache
 from foreword.attention.merge import two_part_attention
 from foreword.attention.reference import reference_attention
 from foreword.attention.rows import RowMap
 from foreword.errors import AttachError
-from foreword.prefix import KV, Prefix
+from foreword.merges import Addition
+from foreword.prefix import EMBEDDINGS, KV, Prefix
 
 BACKENDS = ("auto", "math", "reference")
 
@@ -28,22 +30,31 @@ class Attachment:
         if backend not in BACKENDS:
             raise AttachError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
         distinct = list({id(row): row for row in rows if row is not None}.values())
+        if any(prefix.merge == "conditioned" for prefix in distinct):
+            raise AttachError(
+                "a conditioned prefix differs from row to row; make the rows with base.inputs(texts, prefix), or call base.generate"
+            )
         number = {id(prefix): index for index, prefix in enumerate(distinct)}
         self.rows = RowMap([None if row is None else number[id(row)] for row in rows])
         device = torch.device("cpu") if parameter.device.type == "meta" else parameter.device
         self.offsets = [0 if row is None else row.position_offset for row in rows]
         self.captured: dict[str, KV] | None = None
         self.masks = MaskCache()
+        place = device, parameter.dtype
         self.prefixes: list[dict[str, KV]] = [
-            {
-                name: KV(
-                    kv.key.to(device, parameter.dtype),
-                    kv.value.to(device, parameter.dtype),
-                )
-                for name, kv in prefix.slots.items()
-            }
+            {}
+            if prefix.additions
+            else {name: KV(*(part.to(*place) for part in kv)) for name, kv in prefix.slots.items()}
             for prefix in distinct
         ]
+        self.additions: list[dict[str, Addition]] = [
+            {name: type(added)(*(part.to(*place) for part in added)) for name, added in prefix.additions.items()}
+            for prefix in distinct
+        ]
+        self.embeddings = [
+            prefix.extras[EMBEDDINGS].to(*place) if prefix.merge == "embedding" else None for prefix in distinct
+        ]
+        self.has_embeddings = any(prompt is not None for prompt in self.embeddings)
         self._backend = backend
         self._offset_tensors: dict[tuple[int, torch.device], Tensor] = {}
 
@@ -63,11 +74,13 @@ class Attachment:
             self.captured[slot] = KV(call.key, call.value)
         if self._backend == "reference":
             rows = self.rows.expand(call.batch)
-            return reference_attention(call, [None if row is None else self.prefixes[row].get(slot) for row in rows])
-        pairs = [
-            (group.rows, kv)
-            for group in self.rows.groups(call.batch, call.query.device)
-            if (kv := self.prefixes[group.prefix].get(slot)) is not None
-        ]
+            output = reference_attention(call, [None if row is None else self.prefixes[row].get(slot) for row in rows])
+            return reference_add(output, call, [None if row is None else self.additions[row].get(slot) for row in rows])
+        groups = self.rows.groups(call.batch, call.query.device)
+        pairs = [(group.rows, kv) for group in groups if (kv := self.prefixes[group.prefix].get(slot)) is not None]
         flash = backends.choose(call) if self._backend == "auto" else None
-        return two_part_attention(call, pairs, flash)
+        output = two_part_attention(call, pairs, flash)
+        for group in groups:
+            if (addition := self.additions[group.prefix].get(slot)) is not None:
+                output = add(output, call, addition, group.rows)
+        return output

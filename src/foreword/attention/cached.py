@@ -33,8 +33,10 @@ def require(slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
     """Raise `PrefixMismatchError` for a prefix this route can't carry, `PositionError` for its offset."""
     takes_ids = slots.shifts and slots.explicit_positions
     for prefix in rows:
-        if prefix is None:
+        if prefix is None or prefix.merge == "embedding":
             continue
+        if prefix.additions:
+            raise PrefixMismatchError(f"through past_key_values a prefix of merge {prefix.merge!r} can't be attached")
         missing = [slot.name for slot in slots.slots if slot.name not in prefix.slots]
         lengths = {kv.length for kv in prefix.slots.values()}
         if missing or len(lengths) > 1:
@@ -60,7 +62,10 @@ def put_prefix(module: nn.Module, arguments: dict[str, Any], attachment: Attachm
     if tokens is None:
         raise AttachError(f"{type(module).__name__} was called with neither input_ids nor inputs_embeds")
     rows = attachment.rows.expand(tokens.shape[0])
-    lengths = [0 if row is None else next(iter(attachment.prefixes[row].values())).length for row in rows]
+    lengths = [
+        0 if row is None or not attachment.prefixes[row] else next(iter(attachment.prefixes[row].values())).length
+        for row in rows
+    ]
     if not any(lengths):
         module.__dict__[_KEPT] = (None, None)
         return
@@ -107,9 +112,12 @@ class _Blocks:
     def of(self, number: int, part: int) -> Tensor:
         """Keys (part 0) or values (part 1) of slot `number`."""
         name = self._names[number]
-        like = next(prefix[name][part] for prefix in self._prefixes)
+        like = next(prefix[name][part] for prefix in self._prefixes if prefix)
         empty = like.new_zeros(like.shape[0], self.longest, like.shape[2])
-        filled = [F.pad(prefix[name][part], (0, 0, self.longest - prefix[name].length, 0)) for prefix in self._prefixes]
+        filled = [
+            F.pad(prefix[name][part], (0, 0, self.longest - prefix[name].length, 0)) if prefix else empty
+            for prefix in self._prefixes
+        ]
         if all(row == self._rows[0] for row in self._rows) and self._rows[0] is not None:
             return filled[self._rows[0]].unsqueeze(0).expand(len(self._rows), -1, -1, -1)
         return torch.stack([empty if row is None else filled[row] for row in self._rows])

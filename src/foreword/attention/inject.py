@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from foreword.attention import cached, function, positions, recompute
+from foreword.attention import cached, function, positions, recompute, virtual
 from foreword.attention.attachment import BACKENDS, Attachment
 from foreword.attention.call import refuse_attentions
 from foreword.errors import AttachError
@@ -54,6 +54,9 @@ class Injector:
             self._hooks.append(module.register_forward_pre_hook(entry.before, with_kwargs=True))
             if self._cached:
                 self._hooks.append(module.register_forward_hook(cached.put_back, with_kwargs=True))
+        for table in virtual.tables_of(self._model):
+            tokens = virtual.VirtualTokens(self, table)
+            self._hooks += [table.register_forward_pre_hook(tokens.before), table.register_forward_hook(tokens.after)]
         if self._cached:
             return
         self._sites = function.install(self._model, dict(self._slots.readers), self)
@@ -81,6 +84,10 @@ class Injector:
         attachment.masks.clear()  # masks are shared within a pass, and may be changed in place between two
         for site in self._sites:
             site.start()
+
+    def require_virtual(self, ids: Tensor | None, attachment: Attachment) -> None:
+        if ids is not None:
+            virtual.require_virtual(ids, int(virtual.tables_of(self._model)[0].num_embeddings), attachment)
 
     def _count_positions(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A model around the stack (text with pictures) counts positions itself, padding included: give it ours."""
@@ -123,6 +130,7 @@ class _Entry:
     def __init__(self, injector: Injector, stack: Stack, module: nn.Module, slots: ModelSlots) -> None:
         self._injector, self._stack, self._slots = injector, stack, slots
         self._names = _parameters(module)
+        self._first = stack is slots.stacks[0]  # of an encoder–decoder the encoder, where prompts stand
 
     def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         attachment = self._injector.current
@@ -132,6 +140,8 @@ class _Entry:
         refuse_attentions(arguments, getattr(module, "config", None))
         self._injector.start_pass(attachment)
         self._injector.past = positions.past_length(arguments)
+        if attachment.has_embeddings and self._first and not self._injector.past:
+            self._injector.require_virtual(arguments.get("input_ids"), attachment)
         self._positions(arguments, attachment)
         if self._slots.route == "cache":
             cached.put_prefix(module, arguments, attachment, self._slots)

@@ -62,7 +62,7 @@ def command(
         trained = read_manifest(Path(prefix))["record"].get("config", {})
         flags = {name: trained[name] for name in ("input_field", "target_field") if name in trained} | flags
     config = build(EvalConfig, flags | {"model": common.model_for(model, prefix)}, "flags")
-    if answers is not None and not set(config.metrics) & set(TEXT_METRICS):
+    if answers is not None and not set(config.metrics or TEXT_METRICS) & set(TEXT_METRICS):
         raise ConfigError("--answers", f"there are none without a text metric ({', '.join(TEXT_METRICS)})")
     if answers is not None and not answers.absolute().parent.is_dir():
         raise ConfigError("--answers", f"{answers.parent} is not a folder")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from foreword.data.readers import BadRow, Row, read_rows
 from foreword.errors import DataError
 from foreword.models.rendering import Renderer
 
 SHOWN = 10
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Example:
     @property
     def num_tokens(self) -> int:
         return len(self.prompt_ids) + len(self.target_ids)
+
+    @property
+    def content(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What a run depends on."""
+        return self.prompt_ids, self.target_ids
 
 
 def load_examples(
@@ -46,22 +52,33 @@ def load_examples(
     Raises `DataError`, listing file and line of each (the first ten in the text), if there are more
     than `max_bad_rows`, or if no row is usable.
     """
-    examples: list[Example] = []
+
+    def made() -> Iterator[Example | BadRow]:
+        for row in read_rows(source, split):
+            yield row if isinstance(row, BadRow) else _example(row, renderer, target_field, max_tokens)
+
+    return collect(source, made(), max_bad_rows, limit)
+
+
+def collect(
+    source: str, made: Iterable[T | BadRow], max_bad_rows: int, limit: int | None = None
+) -> tuple[list[T], list[BadRow]]:
+    """(usable rows, bad rows) of `made`. limit: stop after so many usable ones. Raises `DataError` as above."""
+    usable: list[T] = []
     bad: list[BadRow] = []
-    for row in read_rows(source, split):
-        made = row if isinstance(row, BadRow) else _example(row, renderer, target_field, max_tokens)
-        if isinstance(made, BadRow):
-            bad.append(made)
+    for row in made:
+        if isinstance(row, BadRow):
+            bad.append(row)
         else:
-            examples.append(made)
-            if limit is not None and len(examples) == limit:
+            usable.append(row)
+            if limit is not None and len(usable) == limit:
                 break
     if len(bad) > max_bad_rows:
         text = describe(source, bad) + f"; mend them or allow them with max_bad_rows (now {max_bad_rows})"
         raise DataError(text, [str(row) for row in bad])
-    if not examples:
+    if not usable:
         raise DataError(f"{source}: no usable row in it")
-    return examples, bad
+    return usable, bad
 
 
 def describe(source: str, bad: Sequence[BadRow]) -> str:
@@ -71,38 +88,38 @@ def describe(source: str, bad: Sequence[BadRow]) -> str:
 
 
 def _example(row: Row, renderer: Renderer, target_field: str, max_tokens: int | None) -> Example | BadRow:
-    problem = _first_problem(row.fields, renderer.fields, target_field)
-    if problem is not None:
-        return BadRow(row.file, row.line, problem)
-    references = tuple(row.fields.get("references") or (row.fields[target_field],))
-    target = row.fields[target_field] if target_field in row.fields else references[0]
-    prompt = renderer.prompt(row.fields)
-    example = Example(
-        tuple(renderer.prompt_ids(prompt)),
-        tuple(renderer.target_ids(prompt, target)),
-        prompt,
-        target,
-        references,
-        row.where,
-    )
+    example = load_example(row.fields, row.where, renderer, target_field)
+    if isinstance(example, str):
+        return BadRow(row.file, row.line, example)
     if max_tokens is not None and example.num_tokens > max_tokens:
         return BadRow(
             row.file,
             row.line,
             f"has {example.num_tokens} tokens, more than the {max_tokens} allowed (max_tokens)",
         )
-    if not example.prompt_ids:
-        return BadRow(row.file, row.line, "the prompt has no tokens")
     return example
 
 
-def _first_problem(fields: dict[str, Any], inputs: Sequence[str], target_field: str) -> str | None:
+def load_example(fields: Mapping[str, Any], where: str, renderer: Renderer, target_field: str) -> Example | str:
+    """The example of a row's fields, or what is wrong with it."""
+    problem = _first_problem(fields, renderer.fields, target_field)
+    if problem is not None:
+        return problem
+    references = tuple(fields.get("references") or (fields[target_field],))
+    target = fields[target_field] if target_field in fields else references[0]
+    prompt = renderer.prompt(fields)
+    ids = tuple(renderer.prompt_ids(prompt)), tuple(renderer.target_ids(prompt, target))
+    example = Example(*ids, prompt, target, references, where)
+    return example if example.prompt_ids else "the prompt has no tokens"
+
+
+def _first_problem(fields: Mapping[str, Any], inputs: Sequence[str], target_field: str) -> str | None:
     for name in inputs:
-        if problem := _text_problem(fields, name):
+        if problem := text_problem(fields, name):
             return problem
     references = fields.get("references")
     needs_target = target_field in fields or references is None
-    if needs_target and (problem := _text_problem(fields, target_field)):
+    if needs_target and (problem := text_problem(fields, target_field)):
         return problem
     if references is None:
         return None
@@ -116,7 +133,8 @@ def _first_problem(fields: dict[str, Any], inputs: Sequence[str], target_field: 
     return None
 
 
-def _text_problem(fields: dict[str, Any], name: str) -> str | None:
+def text_problem(fields: Mapping[str, Any], name: str) -> str | None:
+    """What is wrong with a field that must be text, or None."""
     if name not in fields:
         return f"field {name!r} is missing (the row has {', '.join(sorted(map(str, fields))) or 'none'})"
     value = fields[name]

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from foreword.config import TEXT_METRICS, EvalConfig
-from foreword.data import BadRow, Example, load_examples
+from foreword.data import BadRow, Example
+from foreword.errors import ConfigError
 from foreword.evaluation import metrics as scores
+from foreword.evaluation.task import trained_task
 from foreword.models import Base
 from foreword.models.generation import generate_ids
-from foreword.models.rendering import Renderer
 from foreword.prefix import Prefix
+from foreword.tasks import LanguageModelling, Task, summed_loss
 from foreword.tasks.lm import mean_loss
 
 
 @dataclass(frozen=True)
 class EvalResult:
     """metrics: name → number. signatures: sacrebleu's, where it was used. texts: the answers, in row order
-    (empty if no metric needed them). rows, target_tokens: what was measured."""
+    (empty if no metric needed them). rows, target_tokens: what was measured; target_tokens counts losses."""
 
     metrics: dict[str, float]
     signatures: dict[str, str]
@@ -44,23 +46,49 @@ def evaluate(
     """
     if prefix is None and config.prefix is not None:
         prefix = Prefix.load(config.prefix)
-    trained = None if prefix is None else prefix.record.get("template")
-    renderer = Renderer(base.tokenizer, config.template or trained, config.input_field)
+    task = trained_task(base, config, prefix)
+    metrics = config.metrics or task.metrics
+    for metric in metrics:
+        if metric not in task.metrics:
+            raise ConfigError("metrics", f"{metric!r} is none of {task.name}: choose from {', '.join(task.metrics)}")
     length = 0 if prefix is None else prefix.length
-    examples, bad = load_examples(
+    items, bad = task.load(
         config.data,
-        renderer,
-        target_field=config.target_field,
         max_tokens=config.max_tokens or base.max_positions - length,
         max_bad_rows=config.max_bad_rows,
         limit=config.rows,
         split="validation",
     )
-    stops = renderer.stop_ids(base.model.generation_config)
-    result = evaluate_examples(
-        base, examples, prefix, config.metrics, stops, config.max_new_tokens, config.batch_size, progress
-    )
+    if isinstance(task, LanguageModelling):
+        stops = task.renderer.stop_ids(base.model.generation_config)
+        result = evaluate_examples(
+            base, items, prefix, metrics, stops, config.max_new_tokens, config.batch_size, progress
+        )
+    else:
+        result = evaluate_items(task, items, prefix, metrics, config.batch_size, progress)
     return EvalResult(**(vars(result) | {"bad_rows": tuple(bad)}))
+
+
+def evaluate_items(
+    task: Task,
+    items: Sequence[Any],
+    prefix: Prefix | None,
+    metrics: Sequence[str],
+    batch_size: int = 16,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> EvalResult:
+    """`evaluate` for items of any task but language modelling."""
+    count = sum(task.units(item) for item in items)
+    values: dict[str, float] = {}
+    if "loss" in metrics:
+        total, count = summed_loss(task, items, prefix, batch_size, _counter("loss", len(items), progress))
+        values["loss"] = total / count
+    texts: list[str] = []
+    if others := [name for name in metrics if name != "loss"]:
+        measured = task.measure(prefix, items, others, batch_size, _counter("answers", len(items), progress))
+        values |= measured.values
+        texts = measured.texts
+    return EvalResult({name: values[name] for name in metrics}, {}, texts, len(items), count)
 
 
 def evaluate_examples(
@@ -78,15 +106,7 @@ def evaluate_examples(
     taken of a generated text."""
 
     def report(what: str) -> Callable[[int], None]:
-        done = 0
-
-        def step(count: int) -> None:
-            nonlocal done
-            done += count
-            if progress is not None:
-                progress(what, done, len(examples))
-
-        return step
+        return _counter(what, len(examples), progress)
 
     values: dict[str, float] = {}
     signatures: dict[str, str] = {}
@@ -106,6 +126,19 @@ def evaluate_examples(
     chosen = {name: values[name] for name in metrics}
     named = {name: text for name, text in signatures.items() if name in metrics}
     return EvalResult(chosen, named, texts, len(examples), tokens)
+
+
+def _counter(what: str, total: int, progress: Callable[[str, int, int], None] | None) -> Callable[[int], None]:
+    """Turns numbers of finished rows into calls of `progress`."""
+    done = 0
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(what, done, total)
+
+    return step
 
 
 def _answers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from foreword.errors import ConfigError
-from foreword.methods import direct, lowrank, mlp, prompt, ptuning, shared
+from foreword.methods import conditioned, direct, gated, lowrank, memory, mlp, prompt, ptuning, shared
 from foreword.methods.base import Method, Producer, Start
 
 METHODS: dict[str, Method] = {
@@ -13,6 +13,9 @@ METHODS: dict[str, Method] = {
     "lowrank": lowrank.METHOD,
     "prompt": prompt.METHOD,
     "ptuning": ptuning.METHOD,
+    "conditioned": conditioned.METHOD,
+    "gated": gated.METHOD,
+    "memory": memory.METHOD,
 }
 
 

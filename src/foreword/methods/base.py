@@ -29,15 +29,16 @@ class Start:
     base: Base
 
     @property
-    def hidden_size(self) -> int:
-        return int(self.base.model.config.get_text_config().hidden_size)
+    def width(self) -> int:
+        """Width of the input embeddings."""
+        return self.base.embedding_width
 
 
 class Group(NamedTuple):
-    """Parameters that share a learning rate; factor: theirs over the run's."""
+    """Parameters that share a learning rate. lr: their peak; None: the run's."""
 
     parameters: list[nn.Parameter]
-    factor: float = 1.0
+    lr: float | None = None
 
 
 class Producer(nn.Module):
@@ -59,6 +60,11 @@ class Producer(nn.Module):
         return Prefix(slots, prefix.position_offset, prefix.base, prefix.merge, extras)
 
 
+def by_name(module: nn.Module, *names: str) -> list[nn.Parameter]:
+    """The parameters of `module` whose name begins with one of `names`."""
+    return [parameter for name, parameter in module.named_parameters() if name.partition(".")[0] in names]
+
+
 def trainable(tensor: Tensor) -> Tensor:
     """A copy of `tensor` to train: float32, or its own dtype where that is wider."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32)).clone()
@@ -68,9 +74,10 @@ def trainable(tensor: Tensor) -> Tensor:
 class Method:
     """A parameterisation.
 
-    start(start, options): a producer whose first prefix is exactly `start.prefix`.
-    count(slots, length, hidden_size, options): parameters trained. formula: the same in words.
+    start(start, options): a producer whose first prefix is exactly `start.prefix`, or an exact no-op where `neutral`.
+    count(slots, length, width, options): parameters trained; width: of the input embeddings. formula: the same in words.
     options: frozen dataclass of the method's own settings. default_lr: a good peak learning rate.
+    merge(model): how its prefix joins the attention of a Transformers model, an entry of `merges.MERGES`.
     """
 
     name: str
@@ -80,6 +87,8 @@ class Method:
     options: type[Any]
     start: Callable[[Start, Any], Producer]
     count: Callable[[Sequence[Slot], int, int, Any], int]
+    merge: Callable[[Any], str] = lambda _: "softmax"
+    neutral: bool = False
 
     def parse_options(self, values: Mapping[str, Any]) -> Any:
         """The method's settings from plain values. Raises `ConfigError` for an unknown or wrong one."""

@@ -42,7 +42,7 @@ def _start(start: Start, options: Any) -> Producer:
     return DirectProducer(start.prefix)
 
 
-def _count(slots: Sequence[Slot], length: int, hidden_size: int, options: Any) -> int:
+def _count(slots: Sequence[Slot], length: int, width: int, options: Any) -> int:
     return sum(slot.parameters(length) for slot in slots)
 
 

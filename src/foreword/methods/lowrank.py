@@ -51,7 +51,7 @@ def _start(start: Start, options: Any) -> Producer:
     return LowrankProducer(start, options)
 
 
-def _count(slots: Sequence[Slot], length: int, hidden_size: int, options: Any) -> int:
+def _count(slots: Sequence[Slot], length: int, width: int, options: Any) -> int:
     return int(options.rank * sum(length + slot.parameters(1) for slot in slots))
 
 

@@ -36,10 +36,10 @@ class MlpOptions:
 
 
 class MlpProducer(Producer):
-    """embedding `[m, hidden_size]` → `[m, hidden]` → `[m, Σ_slots H_kv · (d_k + d_v)]`, in float32 or
+    """embedding `[m, width]` → `[m, hidden]` → `[m, Σ_slots H_kv · (d_k + d_v)]`, in float32 or
     the base's wider dtype."""
 
-    def __init__(self, initial: Prefix, hidden_size: int, options: MlpOptions) -> None:
+    def __init__(self, initial: Prefix, embedding_width: int, options: MlpOptions) -> None:
         super().__init__()
         widest = max((part.dtype for _, part in initial.tensors()), key=lambda dtype: dtype.itemsize)
         self._initial = initial.to(torch.promote_types(widest, torch.float32))
@@ -47,8 +47,8 @@ class MlpProducer(Producer):
             (name, index, tensor) for name, kv in self._initial.slots.items() for index, tensor in enumerate(kv)
         ]
         widths = [tensor.shape[0] * tensor.shape[2] for _, _, tensor in self._parts]
-        self.embedding = nn.Parameter(torch.randn(initial.length, hidden_size))
-        self.inner = nn.Linear(hidden_size, options.hidden)
+        self.embedding = nn.Parameter(torch.randn(initial.length, embedding_width))
+        self.inner = nn.Linear(embedding_width, options.hidden)
         self.outer = nn.Linear(options.hidden, sum(widths))
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
@@ -67,19 +67,19 @@ class MlpProducer(Producer):
 
 
 def _start(start: Start, options: Any) -> Producer:
-    return MlpProducer(start.prefix, start.hidden_size, options)
+    return MlpProducer(start.prefix, start.width, options)
 
 
-def _count(slots: Sequence[Slot], length: int, hidden_size: int, options: Any) -> int:
-    width = sum(slot.parameters(1) for slot in slots)
-    inner, outer = (hidden_size + 1) * options.hidden, (options.hidden + 1) * width
-    return int(length * hidden_size + inner + outer)
+def _count(slots: Sequence[Slot], length: int, width: int, options: Any) -> int:
+    made = sum(slot.parameters(1) for slot in slots)
+    inner, outer = (width + 1) * options.hidden, (options.hidden + 1) * made
+    return int(length * width + inner + outer)
 
 
 METHOD = Method(
     name="mlp",
     summary="keys and values from an embedding and a two-layer network, dropped when finished",
-    formula="m · hidden_size + (hidden_size + 1) · h + (h + 1) · 2 · L · H_kv · d",
+    formula="m · width + (width + 1) · h + (h + 1) · 2 · L · H_kv · d",
     default_lr=4e-4,
     options=MlpOptions,
     start=_start,

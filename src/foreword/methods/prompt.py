@@ -1,6 +1,6 @@
-"""`prompt`: m input embeddings are learned; the frozen model turns them into keys and values.
+"""`prompt`: m input embeddings are learned.
 
-Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", §2: [P; X] with P `[m, hidden_size]`
+Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", §2: [P; X] with P `[m, width]`
 learned and the model frozen. In a full-attention decoder the keys and values of the m positions depend on
 nothing behind them, so prepending P to every row is the same function as running the model once on P and
 putting the keys and values in front:
@@ -9,10 +9,15 @@ putting the keys and values in front:
 
 m tokens a step instead of B · m, and the result is a `Prefix` like any other. The embeddings are kept with it
 (`extras["embeddings"]`), so that a run can go on from it.
+
+Elsewhere (encoders, encoder–decoders, hybrids, windows) it is not the same, and P is inserted among the input
+embeddings of every row (merge "embedding"): before the first real token, after an encoder's [CLS], or where a template
+says `[V]`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +25,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from foreword.attention import capture
+from foreword.attention.virtual import tables_of
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start, trainable
 from foreword.models.architectures import architecture_of
 from foreword.models.base import Base
-from foreword.models.slots import Slot
-from foreword.prefix import KV, Prefix
-
-EMBEDDINGS = "embeddings"
+from foreword.models.slots import Slot, find_slots
+from foreword.prefix import EMBEDDINGS, KV, Prefix
 
 
 @dataclass(frozen=True)
@@ -36,27 +40,42 @@ class PromptOptions:
 
 
 class PromptProducer(Producer):
-    """embedding `[m, hidden_size]`, in float32 or the base's wider dtype."""
+    """embedding `[m, width]`, in float32 or the base's wider dtype."""
 
     def __init__(self, start: Start) -> None:
         super().__init__()
-        self._base, self._offset = start.base, start.prefix.position_offset
-        self.embedding = nn.Parameter(trainable(require_embeddings(start)))
+        self._base, self._initial = start.base, start.prefix
+        self._inserted = merge_of(start.base.model) == "embedding"
+        self.embedding = nn.Parameter(trainable(_require_embeddings(start, self._inserted)))
 
     def prompt(self) -> Tensor:
-        """The embeddings of this step, `[m, hidden_size]`."""
+        """The embeddings of this step, `[m, width]`."""
         return self.embedding
 
     def forward(self) -> Prefix:
-        embeddings = self.prompt()
+        embeddings, extras = self.prompt(), {}
+        extras[EMBEDDINGS] = embeddings
+        if self._inserted:
+            return Prefix({}, 0, self._base.fingerprint, "embedding", extras)
         made = capture(self._base.model, self._base.model_slots, inputs_embeds=embeddings[None].to(self._base.dtype))
-        slots = {name: KV(kv.key[0], kv.value[0]) for name, kv in made.items()}
-        return Prefix(slots, self._offset, self._base.fingerprint, extras={EMBEDDINGS: embeddings})
+        slots = {
+            name: KV(*(part[0][:, : kv.length] for part in made[name])) for name, kv in self._initial.slots.items()
+        }
+        return Prefix(slots, self._initial.position_offset, self._base.fingerprint, extras=extras)
 
 
-def require_embeddings(start: Start) -> Tensor:
-    """The embeddings to start from. Raises `ConfigError` where a prompt would not equal its keys and values."""
-    _require_causal(start.base)
+def merge_of(model: Any) -> str:
+    """How a prompt joins: "softmax" where a prompt equals its keys and values, that is where every layer attends to all
+    that stands before it and to nothing else; "embedding" elsewhere."""
+    slots = find_slots(model).slots
+    full = all(slot.role == "decoder" and slot.sliding_window is None for slot in slots)
+    return "softmax" if full and not architecture_of(model).recurrent else "embedding"
+
+
+def _require_embeddings(start: Start, inserted: bool) -> Tensor:
+    """The embeddings to start from. Raises `ConfigError` where there are none or none can be inserted."""
+    if inserted:
+        _require_insertable(start.base)
     if start.embeddings is None:
         raise ConfigError(
             "init", "this start has no input embeddings; use text or vocab, or a prefix made by prompt or ptuning"
@@ -64,34 +83,29 @@ def require_embeddings(start: Start) -> Tensor:
     return start.embeddings
 
 
-def _require_causal(base: Base) -> None:
-    """A prompt equals its keys and values only where every layer attends to all that stands before, and to nothing else."""
-    slots = base.model_slots
-    if any(slot.role != "decoder" for slot in slots.slots):
-        raise ConfigError("method", f"prompt needs a decoder; {base.name} is none")
-    if architecture_of(base.model).recurrent:
-        raise ConfigError("method", f"prompt needs attention alone; {base.name} has recurrent or convolutional layers")
-    window = next((slot for slot in slots.slots if slot.sliding_window is not None), None)
-    if window is not None:
-        raise ConfigError(
-            "method", f"prompt needs full attention; {window.name} of {base.name} sees {window.sliding_window} tokens"
-        )
+def _require_insertable(base: Base) -> None:
+    first = base.model.get_submodule(base.model_slots.stacks[0].path)
+    if "input_ids" not in inspect.signature(first.forward).parameters or not tables_of(base.model):
+        raise ConfigError("method", f"a prompt needs token embeddings to stand among; {base.name} takes none")
+    if getattr(base.model.config.get_text_config(), "hidden_size_per_layer_input", 0):
+        raise ConfigError("method", f"{base.name} has input embeddings per layer too; a prompt can't be inserted")
 
 
 def _start(start: Start, options: Any) -> Producer:
     return PromptProducer(start)
 
 
-def _count(slots: Sequence[Slot], length: int, hidden_size: int, options: Any) -> int:
-    return length * hidden_size
+def _count(slots: Sequence[Slot], length: int, width: int, options: Any) -> int:
+    return length * width
 
 
 METHOD = Method(
     name="prompt",
-    summary="input embeddings, turned into keys and values by the frozen model",
-    formula="m · hidden_size",
+    summary="input embeddings, turned into keys and values by the frozen model or inserted in every row",
+    formula="m · width",
     default_lr=3e-2,
     options=PromptOptions,
     start=_start,
     count=_count,
+    merge=merge_of,
 )

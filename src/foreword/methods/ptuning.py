@@ -7,7 +7,8 @@ added to the initial embeddings, so training starts exactly from the given initi
     P = init + W₂ · ReLU(W₁ · BiLSTM(x) + b₁) + b₂         (encoder "lstm")
     P = init + W₂ · ReLU(W₁ · x + b₁) + b₂                 (encoder "mlp")
 
-with x `[m, hidden_size]` learned too. From there on it is `prompt`.
+with x `[m, width]` learned too. From there on it is `prompt`. On encoders a template may say where the virtual tokens stand:
+`{input} [V]*3 is [MASK]` (§3.1, Figure 2).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from foreword.config import check_types
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start
-from foreword.methods.prompt import PromptProducer
+from foreword.methods.prompt import PromptProducer, merge_of
 from foreword.models.slots import Slot
 
 
@@ -40,14 +41,14 @@ class PtuningOptions:
 
 
 class PtuningProducer(PromptProducer):
-    """inputs `[m, hidden_size]` → (BiLSTM → `[m, hidden]`) → `[m, hidden]` → `[m, hidden_size]`."""
+    """inputs `[m, width]` → (BiLSTM → `[m, hidden]`) → `[m, hidden]` → `[m, width]`."""
 
     def __init__(self, start: Start, options: PtuningOptions) -> None:
         super().__init__(start)
         initial = self.embedding.detach()
         del self.embedding
-        self.register_buffer("_initial", initial, persistent=False)
-        size, hidden = start.hidden_size, options.hidden
+        self.register_buffer("_first", initial, persistent=False)
+        size, hidden = start.width, options.hidden
         self.inputs = nn.Parameter(torch.randn(initial.shape, dtype=initial.dtype))
         lstm = nn.LSTM(size, hidden // 2, bidirectional=True, batch_first=True)
         self.lstm = lstm.to(initial.dtype) if options.encoder == "lstm" else None
@@ -59,26 +60,27 @@ class PtuningProducer(PromptProducer):
     def prompt(self) -> Tensor:
         encoded = self.inputs[None] if self.lstm is None else self.lstm(self.inputs[None])[0]
         change: Tensor = self.outer(torch.relu(self.inner(encoded)))[0]
-        return self.get_buffer("_initial") + change
+        return self.get_buffer("_first") + change
 
 
 def _start(start: Start, options: Any) -> Producer:
     return PtuningProducer(start, options)
 
 
-def _count(slots: Sequence[Slot], length: int, hidden_size: int, options: Any) -> int:
+def _count(slots: Sequence[Slot], length: int, width: int, options: Any) -> int:
     half, hidden = options.hidden // 2, options.hidden
-    lstm = 2 * (4 * half * (hidden_size + half) + 8 * half) if options.encoder == "lstm" else 0
-    inner = ((hidden if lstm else hidden_size) + 1) * hidden
-    return int(length * hidden_size + lstm + inner + (hidden + 1) * hidden_size)
+    lstm = 2 * (4 * half * (width + half) + 8 * half) if options.encoder == "lstm" else 0
+    inner = ((hidden if lstm else width) + 1) * hidden
+    return int(length * width + lstm + inner + (hidden + 1) * width)
 
 
 METHOD = Method(
     name="ptuning",
     summary="input embeddings from a BiLSTM or MLP prompt encoder, dropped when finished",
-    formula="m · hidden_size + (encoder: 4 · h · (hidden_size + h/2) + 8 · h + (h + 1) · h for lstm) + (h + 1) · hidden_size",
+    formula="m · width + (encoder: 4 · h · (width + h/2) + 8 · h + (h + 1) · h for lstm) + (h + 1) · width",
     default_lr=1e-3,
     options=PtuningOptions,
     start=_start,
     count=_count,
+    merge=merge_of,
 )

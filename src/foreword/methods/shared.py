@@ -49,7 +49,7 @@ def _start(start: Start, options: Any) -> Producer:
     return SharedProducer(start, options)
 
 
-def _count(slots: Sequence[Slot], length: int, hidden_size: int, options: Any) -> int:
+def _count(slots: Sequence[Slot], length: int, width: int, options: Any) -> int:
     return int(length * options.width + options.width * sum(slot.parameters(1) for slot in slots))
 
 

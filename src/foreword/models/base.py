@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from foreword.attention import inject
-from foreword.errors import PositionError, PrefixMismatchError, WeightsMismatchWarning
+from foreword.errors import BatchMismatchError, PositionError, PrefixMismatchError, WeightsMismatchWarning
+from foreword.merges import Gated
+from foreword.models.inputs import Inputs, inputs_for
 from foreword.models.lora import carries_lora, combined_hash, without_lora
-from foreword.models.slots import ModelSlots, Slot, find_slots
+from foreword.models.slots import ModelSlots, Slot, embedding_width, find_slots
 from foreword.models.weights import hash_parameters
-from foreword.prefix import KV, Fingerprint, Prefix
+from foreword.prefix import EMBEDDINGS, KV, Fingerprint, Prefix
 
 Rows = Prefix | None | Sequence[Prefix | None]
 
@@ -75,6 +77,11 @@ class Base:
         limit = self._model_slots.position_limit
         config = self.model.config.get_text_config()
         return int(limit or getattr(config, "max_position_embeddings", None) or 2**31)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the input embeddings, which are narrower than the layers in ALBERT and ELECTRA."""
+        return embedding_width(self.model)
 
     def default_offset(self, length: int) -> int:
         """How far a prefix of `length` virtual tokens moves real tokens up unless it says else.
@@ -154,10 +161,24 @@ class Base:
                     f"but {self.name} has {field} {value}"
                 )
         known = {slot.name: slot for slot in self.slots}
-        for name, kv in prefix.slots.items():
+        for name in (*prefix.slots, *prefix.additions):
             if name not in known:
                 raise PrefixMismatchError(f"the prefix has a slot {name!r} that {self.name} lacks")
+        for name, kv in prefix.slots.items():
             _require_shape(known[name], kv, self.name)
+        for name, addition in prefix.additions.items():
+            slot = known[name]
+            wanted = (
+                (slot.num_heads,) if isinstance(addition, Gated) else (slot.num_heads, slot.key_dim, slot.value_dim)
+            )
+            if tuple(addition[-1].shape) != wanted:
+                raise PrefixMismatchError(
+                    f"{name}: the prefix's {prefix.merge} tensor is {tuple(addition[-1].shape)}, {self.name} needs {wanted}"
+                )
+        if prefix.merge == "embedding" and prefix.extras[EMBEDDINGS].shape[1] != self.embedding_width:
+            raise PrefixMismatchError(
+                f"the prefix's embeddings have width {prefix.extras[EMBEDDINGS].shape[1]}, {self.name} needs {self.embedding_width}"
+            )
         if prefix.position_offset and not self._model_slots.shifts:
             raise PositionError(
                 f"the prefix has position_offset {prefix.position_offset}, but {self.name} takes no positions from "
@@ -170,6 +191,23 @@ class Base:
                 WeightsMismatchWarning,
                 stacklevel=3,
             )
+
+    def inputs(self, prompts: Sequence[str] | Sequence[Sequence[int]], prefix: Rows) -> Inputs:
+        """Rows and tensors for any call of `model`, with any kind of prefix.
+
+        Needed where a prefix is inserted among the input embeddings or depends on the row's input (merge "embedding",
+        "conditioned"); harmless elsewhere. prompts: texts or token ids, one per row. prefix: one for all, or one per row.
+
+            made = base.inputs(["Hello", "Good morning"], prefix)
+            with base.attach(made.rows):
+                base.model.generate(**made.tensors)
+
+        Decoders' rows are padded on the left, others' on the right.
+        """
+        rows = [prefix] * len(prompts) if prefix is None or isinstance(prefix, Prefix) else list(prefix)
+        if len(rows) != len(prompts):
+            raise BatchMismatchError(f"{len(prompts)} prompts, but {len(rows)} prefixes; give one per prompt")
+        return inputs_for(self, prompts, rows)
 
     def generate(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from foreword.errors import BatchMismatchError, ConfigError
+from foreword.models.inputs import padded, ready
 from foreword.models.rendering import Renderer
 from foreword.prefix import Prefix
 
@@ -54,24 +55,22 @@ def generate_ids(
 ) -> list[list[int]]:
     """New token ids of each row of `ids`, in one batch, padded on the left (encoder–decoders: on the right);
     the stop token is not included."""
-    width, pad = max(len(row) for row in ids), base.tokenizer.pad_token_id
-    both = bool(base.model.config.is_encoder_decoder)
-    gaps = [[pad] * (width - len(row)) for row in ids]
-    filled = [row + gap if both else gap + row for row, gap in zip(ids, gaps, strict=True)]
-    shown = [[1] * len(row) + [0] * len(gap) for row, gap in zip(ids, gaps, strict=True)]
-    padded = torch.tensor(filled, device=base.device)
-    mask = torch.tensor(shown if both else [row[::-1] for row in shown], device=base.device)
+    rows, ids = ready(base, rows, ids)
+    both, pad = bool(base.model.config.is_encoder_decoder), base.tokenizer.pad_token_id
+    inputs = padded(base, ids, left=not both)
     settings: dict[str, Any] = {"do_sample": False, "pad_token_id": pad, "eos_token_id": stops} | options
     same = all(row is rows[0] for row in rows)
     with torch.no_grad(), base.attach(rows[0] if same else list(rows)):
-        output = base.model.generate(input_ids=padded, attention_mask=mask, **settings)
-    first = 1 if both else width  # a decoder repeats the prompt; an encoder–decoder begins with its start token
+        output = base.model.generate(**inputs, **settings)
+    first = (
+        1 if both else inputs["input_ids"].shape[1]
+    )  # a decoder repeats the prompt; an encoder–decoder begins with its start token
     return [_until(row, set(stops)) for row in output[:, first:].tolist()]
 
 
 def _prepare(base: Base, prompt: str, prefix: Prefix | None, template: str | None) -> tuple[list[int], list[int]]:
     trained = None if prefix is None else prefix.record.get("template")
-    renderer = Renderer(base.tokenizer, template or trained)
+    renderer = Renderer(base.tokenizer, template or trained, apart=bool(base.model.config.is_encoder_decoder))
     if len(renderer.fields) > 1:
         names = ", ".join(renderer.fields)
         raise ConfigError("template", f"{renderer.template!r} needs the fields {names}; a prompt is a single text")

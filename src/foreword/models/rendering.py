@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,9 @@ from foreword.errors import ConfigError
 
 CHAT = "chat"  # how a record names the tokenizer's own chat template
 _MARK = "\u241f"
+_VIRTUAL = re.compile(r"\[V\](?:\*(\d+))?")
+_PLACE = "\ue000"  # private use: stands for one virtual token in a rendered prompt
+PLACE_ID = 2**40  # id of the first place; far from any token's
 
 
 class Renderer:
@@ -17,12 +21,17 @@ class Renderer:
 
     template: the whole prompt, with `{field}` where a field goes (`{{` for a brace); None: the
     tokenizer's chat template with `input_field` as the user's message, or the bare input if there is
-    none. A target that follows a prompt not ending in white space is separated by one space.
+    none. A target that follows a prompt not ending in white space is separated by one space. `[V]*3` in a template is a
+    place for three virtual tokens, `[MASK]` the tokenizer's mask.
+    apart: prompt and target are texts of their own (encoder–decoders), each with the tokenizer's own special tokens.
     Raises `ConfigError` for a malformed template.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None = None, input_field: str = "input") -> None:
+    def __init__(
+        self, tokenizer: Any, template: str | None = None, input_field: str = "input", apart: bool = False
+    ) -> None:
         self.tokenizer = tokenizer
+        self._apart = apart
         self.chat = template == CHAT or (template is None and tokenizer.chat_template is not None)
         self.template = CHAT if self.chat else template or f"{{{input_field}}}"
         self.fields = (input_field,) if self.chat else _fields(self.template)
@@ -31,16 +40,21 @@ class Renderer:
     def prompt(self, fields: Mapping[str, str]) -> str:
         """The prompt's text."""
         if not self.chat:
-            return self.template.format_map({name: fields[name] for name in self.fields})
+            template = _VIRTUAL.sub(lambda found: _PLACE * int(found[1] or 1), self.template)
+            if "[MASK]" in template:
+                template = template.replace("[MASK]", str(self.tokenizer.mask_token))
+            return template.format_map({name: fields[name] for name in self.fields})
         message = {"role": "user", "content": fields[self.fields[0]]}
         text: str = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
         return text
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt; a chat template brings its own special tokens."""
+        if _PLACE in prompt:
+            return self._with_places(prompt)
         ids: list[int] = self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
         if (
-            not self.chat
+            not (self.chat or self._apart)
             and ids
             and ids[-1] == self.tokenizer.eos_token_id
             and not prompt.endswith(self.tokenizer.eos_token or "\0")
@@ -48,8 +62,22 @@ class Renderer:
             ids = ids[:-1]  # some tokenizers close every text
         return ids
 
+    def _with_places(self, prompt: str) -> list[int]:
+        """Token ids of a prompt with places for virtual tokens; `models.inputs` turns `PLACE_ID` + i into token i."""
+        pieces = [self.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in prompt.split(_PLACE)]
+        ids: list[int] = list(pieces[0])
+        for number, piece in enumerate(pieces[1:]):
+            ids += [PLACE_ID + number, *piece]
+        whole: list[int] = self.tokenizer("x")["input_ids"]
+        own: list[int] = self.tokenizer("x", add_special_tokens=False)["input_ids"]
+        at = next((start for start in range(len(whole)) if whole[start : start + len(own)] == own), 0)
+        return [*whole[:at], *ids, *whole[at + len(own) :]]
+
     def target_ids(self, prompt: str, target: str) -> list[int]:
         """Token ids of `target` after `prompt`, the end token included."""
+        if self._apart:
+            alone: list[int] = self.tokenizer(target, add_special_tokens=False)["input_ids"]
+            return alone + self.end_ids
         gap = "" if not prompt or prompt[-1].isspace() else " "
         head = self.prompt_ids(prompt)
         whole = self.prompt_ids(prompt + gap + target)

@@ -143,6 +143,12 @@ def find_slots(model: nn.Module) -> ModelSlots:
     )
 
 
+def embedding_width(model: Any) -> int:
+    """Width of the input embeddings; the hidden size where there is no table of them (pictures, sound)."""
+    width = getattr(model.get_input_embeddings(), "embedding_dim", None)
+    return int(width or model.config.get_text_config().hidden_size)
+
+
 def _require_dispatch(module: nn.Module, architecture: Architecture) -> None:
     """Older versions of Transformers don't dispatch every architecture; there a prefix would silently do nothing."""
     home = sys.modules[type(module).__module__]

@@ -1,1 +1,61 @@
-"""Tasks: what is asked of the model. `lm` is language modelling of a target after a prompt."""
+"""Tasks: what is asked of a base, with or without a prefix. The registry is closed; a task is one class and one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from foreword.errors import ConfigError
+from foreword.models import Base
+from foreword.tasks.base import Item, Measured, Task, TaskSettings, summed_loss
+from foreword.tasks.lm import LanguageModelling
+from foreword.tasks.mixture import Mixture
+from foreword.tasks.qa import QuestionAnswering
+from foreword.tasks.sequence import MultipleChoice, SequenceClassification
+from foreword.tasks.token_cls import TokenClassification
+from foreword.tasks.verbalizer import Verbalizer
+
+TASKS: dict[str, type[Task]] = {
+    kind.name: kind
+    for kind in (
+        LanguageModelling,
+        SequenceClassification,
+        TokenClassification,
+        MultipleChoice,
+        QuestionAnswering,
+        Verbalizer,
+    )
+}
+
+
+def make_task(base: Base, name: str, settings: TaskSettings) -> Task:
+    """The task called `name` on `base`. Raises `ConfigError` listing the known ones, or for wrong options."""
+    if name not in TASKS:
+        raise ConfigError("task", f"{name!r} is not known; choose from {', '.join(TASKS)}")
+    if base.tokenizer is None:
+        raise ConfigError("model", f"{base.name} has no tokenizer; load the base with foreword.load")
+    return TASKS[name](base, settings)
+
+
+def settings_of(values: Mapping[str, Any]) -> TaskSettings:
+    """The settings of a task from a config's plain values."""
+    return TaskSettings(
+        values.get("template"),
+        values.get("input_field"),
+        values.get("target_field"),
+        dict(values.get("task_options") or {}),
+    )
+
+
+__all__ = [
+    "TASKS",
+    "Item",
+    "LanguageModelling",
+    "Measured",
+    "Mixture",
+    "Task",
+    "TaskSettings",
+    "make_task",
+    "settings_of",
+    "summed_loss",
+]

@@ -22,14 +22,14 @@ from foreword.prefix import Prefix
 class WithLora(Producer):
     """A method's producer together with the base's adapter, so that both are trained, saved and resumed as one.
 
-    train_prefix: whether the prefix learns too. factor: the adapter's learning rate over the prefix's.
+    train_prefix: whether the prefix learns too. lr: the adapter's peak learning rate.
     """
 
-    def __init__(self, inner: Producer, adapter: dict[str, nn.Parameter], train_prefix: bool, factor: float) -> None:
+    def __init__(self, inner: Producer, adapter: dict[str, nn.Parameter], train_prefix: bool, lr: float) -> None:
         super().__init__()
         self.inner = inner.requires_grad_(train_prefix)
         self.adapter = nn.ParameterList(adapter.values())
-        self._factor = factor
+        self._lr = lr
 
     def forward(self) -> Prefix:
         prefix: Prefix = self.inner()
@@ -40,7 +40,7 @@ class WithLora(Producer):
 
     def groups(self) -> list[Group]:
         own = [group for group in self.inner.groups() if group.parameters]
-        return [*own, Group(list(self.adapter), self._factor)]
+        return [*own, Group(list(self.adapter), self._lr)]
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def trained_adapter(base: Base, producer: Producer, config: TrainConfig) -> Iter
     for parameter in adapter.values():
         parameter.requires_grad_(True)
     try:
-        yield WithLora(producer, adapter, config.train == "both", config.lora_lr / float(config.lr or 1.0))
+        yield WithLora(producer, adapter, config.train == "both", config.lora_lr)
     except BaseException:  # stopped or failed: the base is again what its fingerprint says
         with torch.no_grad():
             for name, parameter in adapter.items():

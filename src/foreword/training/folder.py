@@ -1,4 +1,5 @@
-"""The run folder: config.json, history.jsonl, loss.png, prefix/, checkpoints/, and lora/ if one is trained."""
+"""The run folder: config.json, history.jsonl, loss.png, prefix/, checkpoints/, head/ but for language
+modelling, and lora/ if one is trained."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.prefix = path / "prefix"
+        self.head = path / "head"
         self.lora = path / "lora"
         self.history = path / "history.jsonl"
 
@@ -71,6 +73,7 @@ class RunFolder:
         kept = [row for row in self.rows() if row["step"] <= (validated if "validation_loss" in row else step)]
         write_text(self.history, "".join(json.dumps(row) + "\n" for row in kept))
         recover(self.prefix)
+        recover(self.head)
         recover(self.lora)
         for unfinished in self.checkpoints.glob(".step-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -86,7 +89,7 @@ class RunFolder:
             points = [(row["step"], row[name]) for row in rows if name in row]
             if points:
                 axes.plot(*zip(*points, strict=True), style, label=label, alpha=0.6 if name == "loss" else 1.0)
-        axes.set(xlabel="step", ylabel="loss (nats per target token)", title=self.path.name)
+        axes.set(xlabel="step", ylabel="loss (nats)", title=self.path.name)
         axes.legend()
         axes.grid(alpha=0.3)
         target = self.path / "loss.png"
@@ -94,7 +97,7 @@ class RunFolder:
             figure.savefig(target, dpi=120)
 
 
-_OWN = {"config.json", "history.jsonl", "trackers", "prefix", "lora", "checkpoints"}
+_OWN = {"config.json", "history.jsonl", "trackers", "prefix", "head", "lora", "checkpoints"}
 
 
 def _unused(path: Path) -> bool:
@@ -104,7 +107,11 @@ def _unused(path: Path) -> bool:
     names = {entry.name for entry in path.iterdir()}
     if not names:
         return True
-    own = {name for name in names if name in _OWN or name.startswith((".prefix.", ".lora.", ".history.", ".config."))}
+    own = {
+        name
+        for name in names
+        if name in _OWN or name.startswith((".prefix.", ".head.", ".lora.", ".history.", ".config."))
+    }
     return names == own and "config.json" in names and not list_checkpoints(path / "checkpoints")
 
 
@@ -118,5 +125,5 @@ def _clear(path: Path) -> None:
 
 
 def _free_name(config: TrainConfig) -> Path:
-    stem = Path(config.data.partition(":")[0]).stem or "run"
+    stem = Path(config.data.partition(":")[0]).stem or "-".join(config.mixture) or "run"
     return free_name(Path("runs") / f"{stem}-{config.method}")

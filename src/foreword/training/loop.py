@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from foreword.config import TrainConfig, to_dict
-from foreword.data import Example
 from foreword.data.order import batches
 from foreword.errors import InterruptedRunError, NonFiniteError
 from foreword.methods import Producer
-from foreword.models import Base
 from foreword.models.lora import save_lora
 from foreword.prefix import Prefix
-from foreword.tasks.lm import collate, pad_id, summed_loss, target_losses
+from foreword.tasks import Task, summed_loss
+from foreword.tasks.saved import save_task
 from foreword.training.accelerator import start_trackers
 from foreword.training.activations import checkpointed_layers
 from foreword.training.checkpoint import Progress, load_checkpoint, prune, save_checkpoint
 from foreword.training.folder import RunFolder
 from foreword.training.processes import Processes
+from foreword.training.rows import Rows
 from foreword.training.schedule import learning_rate
 from foreword.training.signals import WATCHED, Signals
 
@@ -37,10 +37,9 @@ class Loop:
 
     def __init__(
         self,
-        base: Base,
+        task: Task,
         producer: Producer,
-        examples: list[Example],
-        held_out: list[Example],
+        rows: Rows,
         config: TrainConfig,
         folder: RunFolder,
         inputs: dict[str, str],
@@ -49,17 +48,18 @@ class Loop:
     ) -> None:
         self.progress = Progress()
         self.stopped_early = False
-        self._base, self._producer, self._config = base, producer, config
-        self._examples, self._held_out = examples, held_out
+        self._task, self._base, self._producer, self._config = task, task.base, producer, config
+        self._examples, self._held_out = rows.training, rows.held_out
         self._folder, self._inputs, self._observer = folder, inputs, observer
         self._total = int(config.steps or 1)
         self._validate_every = config.validate_every or max(1, self._total // 10)
         self._checkpoint_every = config.checkpoint_every or max(1, self._total // 10)
         groups = producer.groups()
         self._parameters = [parameter for group in groups for parameter in group.parameters]
+        peak = float(config.lr or 0)
         self._optimizer = torch.optim.AdamW(
-            [{"params": group.parameters, "factor": group.factor} for group in groups],
-            lr=float(config.lr or 0), weight_decay=config.weight_decay,
+            [{"params": group.parameters, "factor": (group.lr or peak) / peak} for group in groups],
+            lr=peak, weight_decay=config.weight_decay,
         )  # fmt: skip
         self._accelerator = accelerator
         self._processes = Processes(accelerator)
@@ -105,14 +105,14 @@ class Loop:
     def _every(self) -> range:
         return range(self._checkpoint_every, self._total + 1, self._checkpoint_every)
 
-    def _update(self, step: int, examples: list[Example]) -> None:
+    def _update(self, step: int, examples: list[Any]) -> None:
         """One optimizer step over `examples`, in `accumulation` parts; the loss is the mean over all
         target tokens of the step, whichever part or process they are in."""
         began, config = time.perf_counter(), self._config
         rate = learning_rate(step, self._total, float(config.lr or 0), config.warmup, config.final_lr, config.scheduler)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        count = sum(len(example.target_ids) for example in examples)
+        count = sum(self._task.units(example) for example in examples)
         own, loss = self._processes.share(examples), 0.0
         for part in _parts(own, config.accumulation):
             if self._processes.count == 1 and self._signals.received is not None:
@@ -132,19 +132,17 @@ class Loop:
             self._observer.updated(row)
         self._stop_if(signals)
 
-    def _backward(self, examples: list[Example], count: int) -> float:
-        batch = collate(examples, pad_id(self._base), self._base.device)
-        with self._autocast(), self._base.attach(self._producer()):
-            loss = target_losses(self._base, batch).sum() / count
+    def _backward(self, examples: list[Any], count: int) -> float:
+        with self._autocast():
+            loss = self._task.losses(self._producer(), examples).sum() / count
         torch.autograd.backward(loss)
         return float(loss.detach())
 
-    def _idle(self, example: Example) -> float:
+    def _idle(self, example: Any) -> float:
         """A part without rows. Where the base is sharded this process's share of it is needed all the same."""
         if self._config.shard_base:
-            batch = collate([example], pad_id(self._base), self._base.device)
-            with self._autocast(), self._base.attach(self._producer()):
-                loss = target_losses(self._base, batch).sum() * 0.0
+            with self._autocast():
+                loss = self._task.losses(self._producer(), [example]).sum() * 0.0
             torch.autograd.backward(loss)
         return 0.0
 
@@ -164,7 +162,7 @@ class Loop:
         prefix, part = self._finished(), (self._processes.rank, self._processes.count)
         with self._autocast():
             sums = summed_loss(
-                self._base,
+                self._task,
                 self._held_out,
                 prefix,
                 self._config.batch_size,
@@ -187,7 +185,9 @@ class Loop:
             self._observer.validated(row)
 
     def _keep(self, prefix: Prefix) -> None:
-        """Save the best so far: the prefix, and beside it the adapter if one is trained."""
+        """Save the best so far: the prefix, beside it the task's head, and the adapter if one is trained."""
+        if self._task.name != "lm":
+            save_task(self._task, self._folder.head)
         if self._config.train != "prefix":
             save_lora(self._base.model, self._folder.lora)
             prefix = dataclasses.replace(
@@ -244,7 +244,7 @@ class Loop:
             number,
         )
 
-    def _refuse(self, what: str, step: int, examples: list[Example]) -> NoReturn:
+    def _refuse(self, what: str, step: int, examples: list[Any]) -> NoReturn:
         self._optimizer.zero_grad(set_to_none=True)
         self._log({"step": step, "not_finite": what})
         rows = ", ".join(example.where for example in examples)
@@ -260,7 +260,7 @@ class Loop:
             self._accelerator.log(numbers, step=row["step"])
 
 
-def _parts(examples: list[Example], count: int) -> Iterator[list[Example]]:
+def _parts(examples: list[Any], count: int) -> Iterator[list[Any]]:
     """`count` parts of nearly equal size, some empty where there are fewer rows."""
     for number in range(count):
         yield examples[number * len(examples) // count : (number + 1) * len(examples) // count]

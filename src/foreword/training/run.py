@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +11,30 @@ from typing import Any, Protocol
 import torch
 
 from foreword.config import TrainConfig, to_dict
-from foreword.data import BadRow, Example, load_examples
-from foreword.data.order import permutation, steps_per_epoch
+from foreword.data import BadRow
+from foreword.data.order import steps_per_epoch
 from foreword.errors import CheckpointError, ConfigError
 from foreword.init import starting_point
-from foreword.methods import get_method
+from foreword.methods import Method, Producer, Start, get_method
+from foreword.methods.shaped import shape
 from foreword.models import Base
 from foreword.models.lora import lora_parameters
-from foreword.models.rendering import Renderer
 from foreword.models.sharding import shard
 from foreword.prefix import Prefix
-from foreword.tasks.lm import require_decoder
+from foreword.tasks import Task
 from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.adapter import restore_adapter, trained_adapter
 from foreword.training.checkpoint import find_checkpoint, read_state
 from foreword.training.folder import RunFolder
+from foreword.training.heads import with_head
 from foreword.training.loop import Loop
 from foreword.training.processes import Processes
+from foreword.training.rows import digest, load_rows, task_of
 
 # Settings that may differ between a run and its resumption: they don't change what is computed.
 _FREE = {
     "output", "resume", "device", "trackers", "checkpoint_every", "keep_checkpoints", "prefix_dtype", "max_bad_rows", "shard_base",
 }  # fmt: skip
-HELD_OUT = 96
 
 
 class Observer(Protocol):
@@ -72,18 +72,17 @@ def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> 
     Under `accelerate launch` all processes call this together; the main one writes, into a folder that
     all of them can read.
     """
-    if not config.data:
+    if not config.data and not config.mixture:
         raise ConfigError("data", "name a file of examples")
     if base.tokenizer is None:
         raise ConfigError("model", f"{base.name} has no tokenizer; load the base with foreword.load")
-    require_decoder(base)
     with torch.random.fork_rng():
         return _train(base, dataclasses.replace(config, model=str(base.name)), observer)
 
 
 def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainResult:
     method = get_method(config.method)
-    options = method.parse_options(config.options)
+    method.parse_options(config.options)
     check_trackers(config.trackers)
     if config.train != "prefix":
         lora_parameters(base.model)
@@ -95,18 +94,23 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     if checkpoint is not None:
         _, saved, saved_inputs = read_state(checkpoint)
         config = _as_before(config, checkpoint, saved)
-    renderer = Renderer(base.tokenizer, config.template, config.input_field)
-    examples, held_out, bad = _data(base, config, renderer)
-    inputs = {"data": _digest(examples), "validation": _digest(held_out), "weights": str(base.fingerprint.weights)}
+    torch.manual_seed(config.seed)
+    task = task_of(base, config)
+    rows = load_rows(task, config)
+    inputs = {
+        "data": digest(rows.training),
+        "validation": digest(rows.held_out),
+        "weights": str(base.fingerprint.weights),
+    }
     if checkpoint is not None:
         _require_inputs(inputs, checkpoint, saved_inputs)
     torch.manual_seed(config.seed)
-    start = starting_point(config, base, examples)
-    producer = method.start(start, options).to(base.device)
-    total = config.steps or math.ceil(config.epochs * steps_per_epoch(len(examples), config.batch_size))
+    start = starting_point(config, base, rows.training, task.labels, task.roles())
+    producer = _producer(method, start, config, task).to(base.device)
+    total = config.steps or math.ceil(config.epochs * steps_per_epoch(len(rows.training), config.batch_size))
     lr = method.default_lr if config.lr is None else config.lr
     # what the run resolved to; saved, so that it can be done again
-    config = dataclasses.replace(config, lr=lr, template=renderer.template, steps=total)
+    config = dataclasses.replace(config, lr=lr, template=task.template, steps=total)
     if checkpoint is None:
         folder = RunFolder(processes.from_main(lambda: RunFolder.create(config).path))
     else:
@@ -114,43 +118,35 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     observer = observer if processes.main else None
     with (
         trained_adapter(base, producer, config) as trained,
-        Loop(base, trained, examples, held_out, config, folder, inputs, accelerator, observer) as loop,
+        Loop(task, trained, rows, config, folder, inputs, accelerator, observer) as loop,
     ):
+        initial = trained.finish() if method.neutral or start.prefix.extras else start.prefix
         loop.prepare(checkpoint)
         if observer is not None:
-            observer.started(folder.path, total, loop.progress.step, bad)
+            observer.started(folder.path, total, loop.progress.step, rows.bad)
         loop.run()
     processes.write(folder.plot)
     processes.wait()
     if config.train != "prefix":
         restore_adapter(base, folder.lora)
-    rows = folder.rows()
+    history = folder.rows()
     best = float(loop.progress.best_loss if loop.progress.best_loss is not None else math.nan)
     return TrainResult(
-        Prefix.load(folder.prefix), start.prefix, folder.path, rows, loop.progress.step, best, loop.stopped_early
+        Prefix.load(folder.prefix), initial, folder.path, history, loop.progress.step, best, loop.stopped_early
     )
 
 
-def _data(base: Base, config: TrainConfig, renderer: Renderer) -> tuple[list[Example], list[Example], list[BadRow]]:
-    """(training rows, validation rows, bad rows of both)."""
-    settings: dict[str, Any] = {
-        "target_field": config.target_field,
-        "max_tokens": config.max_tokens or base.max_positions - config.length,
-        "max_bad_rows": config.max_bad_rows,
-    }
-    examples, bad = load_examples(config.data, renderer, **settings)
-    if config.validation is not None:
-        held_out, more = load_examples(
-            config.validation, renderer, **settings, limit=config.validation_rows, split="validation"
-        )
-        return examples, held_out, bad + more
-    count = min(config.validation_rows or HELD_OUT, len(examples) // 10)
-    if count == 0:
-        raise ConfigError("validation", f"{len(examples)} rows are too few to hold some out; name a validation file")
-    order = permutation(len(examples), config.seed, -1 % 2**31)
-    chosen = set(order[:count])
-    kept = [example for index, example in enumerate(examples) if index not in chosen]
-    return kept, [examples[index] for index in sorted(chosen)], bad
+def _producer(method: Method, start: Start, config: TrainConfig, task: Task) -> Producer:
+    """What is trained: the method with the options for all, and the task's head.
+
+    Raises `ConfigError` for options that have no meaning for the method's prefix.
+    """
+    inserted = method.merge(start.base.model) == "embedding"
+    if inserted and (config.slots or config.lengths):
+        field = "slots" if config.slots else "lengths"
+        raise ConfigError(field, f"{method.name} stands among the embeddings of {start.base.name}; it has no slots")
+    producer = method.start(start, method.parse_options(config.options))
+    return with_head(shape(producer, start, config.frozen_tokens, config.dropout), task, config)
 
 
 def _as_before(config: TrainConfig, checkpoint: Path, saved: dict[str, Any]) -> TrainConfig:
@@ -170,13 +166,6 @@ def _as_before(config: TrainConfig, checkpoint: Path, saved: dict[str, Any]) -> 
 
 def _require_inputs(inputs: dict[str, str], checkpoint: Path, saved: dict[str, Any]) -> None:
     """Raise `CheckpointError` if the rows or the base's weights are not those of the run."""
-    for name, digest in inputs.items():
-        if saved.get(name) != digest:
+    for name, own in inputs.items():
+        if saved.get(name) != own:
             raise CheckpointError(f"{checkpoint} was made with other {name}; resume with the same, or start a new run")
-
-
-def _digest(examples: list[Example]) -> str:
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(repr((example.prompt_ids, example.target_ids)).encode())
-    return "sha256:" + digest.hexdigest()

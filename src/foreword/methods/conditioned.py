@@ -1,0 +1,92 @@
+"""`conditioned`: a learned base prefix, and a light network that changes it by the row's input.
+
+After Clive et al. 2021, "Control Prefixes", and Liu et al. 2022, "Late Prompt Tuning", §3: a prompt that depends on the
+instance. The mean x̄ `[width]` of the input embeddings of the row's own tokens (never the target's, never padding)
+scales r directions along which the prefix moves:
+
+    P(l, x) = base(l) + U · diag(s(x)) · V(l),   s(x) = W₂ · tanh(W₁ · norm(x̄) + b₁) + b₂
+
+with U `[m, r]` shared by all layers, V(l) `[r, H_kv · (d_k + d_v)]`, W₁ `[h, width]`, W₂ `[r, h]`. V starts at zero, so
+training starts exactly from the given initialisation. The change is computed once per row, before the first step of
+generation, and is then the row's own static prefix (`models.inputs`), in mixed batches too. As a whole it can't be
+exported as a key/value cache; what it gives for one input can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from foreword.config import check_types
+from foreword.errors import ConfigError
+from foreword.methods.base import Method, Producer, Start
+from foreword.methods.direct import DirectProducer
+from foreword.methods.factored import unit_rows
+from foreword.models.inputs import vocabulary
+from foreword.models.slots import Slot
+from foreword.prefix import Prefix
+
+
+@dataclass(frozen=True)
+class ConditionedOptions:
+    """rank: r. hidden: width h of the network."""
+
+    rank: int = 8
+    hidden: int = 32
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("rank", "hidden"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, f"must be 1 or more, not {getattr(self, name)}")
+
+
+class ConditionedProducer(DirectProducer):
+    """`DirectProducer`'s keys and values, and U, V, W₁, b₁, W₂, b₂ as above."""
+
+    def __init__(self, start: Start, options: ConditionedOptions) -> None:
+        if vocabulary(start.base) == 0:
+            raise ConfigError("method", f"conditioned needs input embeddings; {start.base.name} has none")
+        super().__init__(start.prefix)
+        dtype, rank, hidden = self.keys[0].dtype, options.rank, options.hidden
+        self.left = nn.Parameter(unit_rows(start.prefix.length, rank, dtype))
+        widths = [kv.key.shape[0] * (kv.key.shape[2] + kv.value.shape[2]) for kv in start.prefix.slots.values()]
+        self.right = nn.ParameterList([torch.zeros(rank, width, dtype=dtype) for width in widths])
+        self.inner = nn.Linear(start.width, hidden, dtype=dtype)
+        self.outer = nn.Linear(hidden, rank, dtype=dtype)
+
+    def forward(self) -> Prefix:
+        prefix = super().forward()
+        network = {
+            "left": self.left, "inner": self.inner.weight, "inner_bias": self.inner.bias,
+            "outer": self.outer.weight, "outer_bias": self.outer.bias,
+        }  # fmt: skip
+        network |= {f"right.{name}": right for name, right in zip(prefix.slots, self.right, strict=True)}
+        extras = {f"condition.{name}": tensor for name, tensor in network.items()}
+        return Prefix(prefix.slots, prefix.position_offset, prefix.base, "conditioned", extras)
+
+
+def _start(start: Start, options: Any) -> Producer:
+    return ConditionedProducer(start, options)
+
+
+def _count(slots: Sequence[Slot], length: int, width: int, options: Any) -> int:
+    rank, hidden = options.rank, options.hidden
+    network = (width + 1) * hidden + (hidden + 1) * rank
+    return int(sum(slot.parameters(length + rank) for slot in slots) + length * rank + network)
+
+
+METHOD = Method(
+    name="conditioned",
+    summary="keys and values, moved for each row by a light network that reads the row's input",
+    formula="Σ_slots (m + r) · H_kv · (d_k + d_v) + m · r + (width + 1) · h + (h + 1) · r",
+    default_lr=6e-2,
+    options=ConditionedOptions,
+    start=_start,
+    count=_count,
+    merge=lambda _: "conditioned",
+)

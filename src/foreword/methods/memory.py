@@ -1,0 +1,68 @@
+"""`memory`: no keys at all; per head a matrix that acts on the query, beside the attention.
+
+Wang et al. 2025, "Prefix-Tuning+" (arXiv 2506.13674): a prefix inside the softmax competes with the input, so its part
+is taken out of the attention head and its keys and values are summed up in a matrix,
+
+    O = Attn(Q, K, V) + φ(Q) · M,   M `[H, d_k, d_v]`, φ = elu
+
+M = 0 at the start, so training starts as the plain base, bit for bit. Its size does not depend on a length: `length` and
+the initialisation have no meaning here. Q is the query as attention sees it, after rotary embedding. There are no keys,
+so the result is not a key/value cache and can't be exported as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from foreword.methods.base import Method, Producer, Start, trainable
+from foreword.models.slots import Slot
+from foreword.prefix import Prefix
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """`memory` has no settings of its own."""
+
+
+class MemoryProducer(Producer):
+    """Per slot a matrix `[H, d_k, d_v]`, in float32 or the base's wider dtype."""
+
+    def __init__(self, start: Start) -> None:
+        super().__init__()
+        self._base = start.prefix.base
+        slots = [slot for slot in start.base.slots if slot.name in start.prefix.slots]
+        self._names = [slot.name for slot in slots]
+        dtype = trainable(start.prefix.slots[self._names[0]].key).dtype
+        self.matrices = nn.ParameterList(
+            [torch.zeros(slot.num_heads, slot.key_dim, slot.value_dim, dtype=dtype) for slot in slots]
+        )
+
+    def forward(self) -> Prefix:
+        named = {f"{name}.memory": matrix for name, matrix in zip(self._names, self.matrices, strict=True)}
+        return Prefix({}, 0, self._base, "memory", named)
+
+
+def _start(start: Start, options: Any) -> Producer:
+    return MemoryProducer(start)
+
+
+def _count(slots: Sequence[Slot], length: int, width: int, options: Any) -> int:
+    return sum(slot.num_heads * slot.key_dim * slot.value_dim for slot in slots)
+
+
+METHOD = Method(
+    name="memory",
+    summary="per head a matrix that acts on the query, added to the attention's output",
+    formula="Σ_slots H · d_k · d_v",
+    default_lr=6e-3,
+    options=MemoryOptions,
+    start=_start,
+    count=_count,
+    merge=lambda _: "memory",
+    neutral=True,
+)

@@ -1,0 +1,180 @@
+"""The seam between what is asked of a model and everything else: a `Task` reads rows, computes losses, and measures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from foreword.data import BadRow
+from foreword.data.examples import collect
+from foreword.data.readers import read_rows
+from foreword.models import Base
+from foreword.models.inputs import ready
+from foreword.prefix import Prefix
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What a task is told: the template and fields of its rows (None: its own), and its options."""
+
+    template: str | None = None
+    input_field: str | None = None
+    target_field: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row for the model. prompt_ids: what it reads. target: the answer in words. where: file and line."""
+
+    prompt_ids: tuple[int, ...]
+    target: str
+    where: str
+
+    @property
+    def target_ids(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def content(self) -> Any:
+        """What a run depends on; where it stands is no part of it."""
+        return {name: value for name, value in vars(self).items() if name != "where"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """values: metric → number. texts: the answers in row order. signatures: of metrics that have one."""
+
+    values: dict[str, float]
+    texts: list[str]
+    signatures: dict[str, str] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """What is asked of `base`. Registered by name in `foreword.tasks`.
+
+    head: what is trained beside the prefix, or None. labels: the classes, where there are any.
+    metrics: those it can measure, the loss among them. input_field, target_field: of its rows, unless told otherwise.
+    """
+
+    name: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    input_field: ClassVar[str] = "text"
+    target_field: ClassVar[str] = "label"
+
+    def __init__(self, base: Base, settings: TaskSettings) -> None:
+        self.base, self.settings = base, settings
+        self.head: nn.Module | None = None
+        self.labels: list[str] = []
+
+    @property
+    def template(self) -> str | None:
+        """The template in use, as a record keeps it."""
+        return self.settings.template
+
+    def roles(self) -> set[str]:
+        """Roles of the slots that its forward pass uses."""
+        return {slot.role for slot in self.base.slots}
+
+    @abstractmethod
+    def item(self, fields: Mapping[str, Any], where: str) -> Any:
+        """The item of a row, or a text that says what is wrong with it."""
+
+    def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:  # noqa: B027 - most have nothing to learn
+        """Take from the training rows what only they tell, such as the labels. Called once, before any item is made."""
+
+    def load(
+        self, source: str, *, max_tokens: int | None, max_bad_rows: int, limit: int | None = None, split: str = "train"
+    ) -> tuple[list[Any], list[BadRow]]:
+        """Items of all usable rows in file order, and the bad rows. Raises `DataError` as `load_examples` does."""
+
+        def made() -> Iterator[Any]:
+            for row in read_rows(source, split):
+                yield row if isinstance(row, BadRow) else self._made(row, max_tokens)
+
+        return collect(source, made(), max_bad_rows, limit)
+
+    def _made(self, row: Any, max_tokens: int | None) -> Any:
+        item = self.item(row.fields, row.where)
+        if isinstance(item, str):
+            return BadRow(row.file, row.line, item)
+        if max_tokens is not None and item.num_tokens > max_tokens:
+            problem = f"has {item.num_tokens} tokens, more than the {max_tokens} allowed (max_tokens)"
+            return BadRow(row.file, row.line, problem)
+        return item
+
+    def units(self, item: Any) -> int:
+        """How many losses an item has."""
+        return 1
+
+    @abstractmethod
+    def losses(self, prefix: Prefix | None, items: Sequence[Any]) -> Tensor:
+        """The losses of `items` with `prefix` attached, in nats, `[Σ units]`; differentiable."""
+
+    @abstractmethod
+    def measure(
+        self, prefix: Prefix | None, items: Sequence[Any], metrics: Sequence[str], batch_size: int, progress: Progress
+    ) -> Measured:
+        """The metrics other than the loss."""
+
+    def state(self) -> dict[str, Any]:
+        """What is saved of it beside the prefix and is no tensor, as JSON values."""
+        return {"task": self.name, "labels": self.labels, "options": dict(self.settings.options)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave."""
+        self.labels = [str(label) for label in state.get("labels", [])]
+
+
+@contextmanager
+def attached(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
+    """Attach `prefix` for rows of `prompts`; yields their token ids, virtual tokens included."""
+    rows, ids = ready(base, [prefix] * len(prompts), prompts)
+    same = all(row is rows[0] for row in rows)
+    with base.attach(rows[0] if same else rows):
+        yield ids
+
+
+def pieces(tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """`tensor` cut along its first dimension into parts of the given sizes."""
+    return list(torch.split(tensor, list(sizes)))
+
+
+def summed_loss(
+    task: Task,
+    items: Sequence[Any],
+    prefix: Prefix | None,
+    batch_size: int,
+    progress: Progress | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> tuple[float, int]:
+    """(summed loss in nats, number of losses) over `items`, without gradients.
+
+    part: (r, R) computes every R-th batch from the r-th on. All parts run equally many batches, for
+    bases that are sharded over processes; one too many is not counted.
+    """
+    order = sorted(range(len(items)), key=lambda index: items[index].num_tokens)
+    cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for number in range(part[0], -(-len(cut) // part[1]) * part[1], part[1]):
+            chosen = [items[index] for index in cut[min(number, len(cut) - 1)]]
+            losses = task.losses(prefix, chosen)
+            if number < len(cut):
+                total += float(losses.double().sum())
+                count += len(losses)
+            if progress is not None:
+                progress(len(chosen))
+    return total, count

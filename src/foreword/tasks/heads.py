@@ -1,0 +1,34 @@
+"""Heads: what is trained on top of a frozen base's hidden states, beside the prefix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foreword.models import Base
+
+
+class LinearHead(nn.Module):
+    """logits = W · norm(states) + b: `[…, hidden]` → `[…, classes]`, float32 or the base's wider dtype.
+
+    norm: layer normalisation without parameters, so that one learning rate suits bases whose states differ in scale by
+    orders of magnitude. W `[classes, hidden]` starts small and random, b at zero.
+    """
+
+    def __init__(self, hidden: int, classes: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.02 * torch.randn(classes, hidden, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(classes, dtype=dtype))
+
+    def forward(self, states: Tensor) -> Tensor:
+        wide = states.to(self.weight.dtype)
+        with torch.autocast(wide.device.type, enabled=False):
+            return F.linear(F.layer_norm(wide, wide.shape[-1:]), self.weight, self.bias)
+
+
+def head_for(base: Base, classes: int) -> LinearHead:
+    """A head on `base`'s hidden states, on its device."""
+    config = base.model.config
+    hidden = int(config.d_model if config.is_encoder_decoder else config.get_text_config().hidden_size)
+    return LinearHead(hidden, classes, torch.promote_types(base.dtype, torch.float32)).to(base.device)

@@ -1,0 +1,173 @@
+"""`qa`: extractive question answering: where in a context the answer begins and ends.
+
+Two outputs per token, begin and end (Devlin et al. 2019, §4.2). Exact match and F1 over words as SQuAD defines them
+(Rajpurkar et al. 2016, §6.1): lower case, without articles and punctuation.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foreword.config import check_types
+from foreword.data.examples import text_problem
+from foreword.errors import ConfigError
+from foreword.models import Base
+from foreword.prefix import Prefix
+from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
+from foreword.tasks.classify import in_batches
+from foreword.tasks.heads import LinearHead, head_for
+from foreword.tasks.options import options_of
+from foreword.tasks.token_cls import encoder_side, own_states
+
+
+@dataclass(frozen=True)
+class Span(Item):
+    """spans: characters of the context that each token covers; None for tokens of the question. begin, end: first and
+    last token of the answer. answers: every right answer."""
+
+    spans: tuple[tuple[int, int] | None, ...] = ()
+    begin: int = 0
+    end: int = 0
+    context: str = ""
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SpanOptions:
+    """longest: tokens of the longest answer that is given."""
+
+    longest: int = 30
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.longest < 1:
+            raise ConfigError("longest", f"must be 1 or more, not {self.longest}")
+
+
+class QuestionAnswering(Task):
+    """Rows {"question", "context", "answers": [{"text", "start"}, …]}, start in characters; the first is trained on."""
+
+    name = "qa"
+    metrics = ("loss", "exact_match", "f1")
+    input_field = "question"
+    target_field = "answers"
+    head: LinearHead
+
+    def __init__(self, base: Base, settings: TaskSettings) -> None:
+        super().__init__(base, settings)
+        if settings.template is not None:
+            raise ConfigError("template", "qa reads question and context as a pair, without a template")
+        if not base.tokenizer.is_fast:
+            raise ConfigError("model", f"{base.name} has a slow tokenizer, which does not say where tokens stand")
+        self.options = options_of(SpanOptions, settings.options, self.name)
+        self.head = head_for(base, 2)
+
+    def roles(self) -> set[str]:
+        return encoder_side(self.base)
+
+    def item(self, fields: Mapping[str, Any], where: str) -> Span | str:
+        question, answers = (
+            self.settings.input_field or self.input_field,
+            self.settings.target_field or self.target_field,
+        )
+        problem = text_problem(fields, question) or text_problem(fields, "context")
+        if problem or (problem := _answers_problem(fields, answers)):
+            return problem
+        encoded = self.base.tokenizer(fields[question], fields["context"], return_offsets_mapping=True)
+        spans = tuple(
+            tuple(span) if number == 1 and span[0] < span[1] else None
+            for span, number in zip(encoded["offset_mapping"], encoded.sequence_ids(), strict=True)
+        )
+        texts = tuple(answer["text"] for answer in fields[answers])
+        first = fields[answers][0]["start"]
+        covered = [
+            index for index, span in enumerate(spans) if span and span[0] < first + len(texts[0]) and span[1] > first
+        ]
+        if not covered:
+            return "the answer covers no token of the context"
+        ids = tuple(encoded["input_ids"])
+        return Span(ids, texts[0], where, spans, covered[0], covered[-1], fields["context"], texts)
+
+    def logits(self, prefix: Prefix | None, items: Sequence[Span]) -> list[Tensor]:
+        """Per item `[2, tokens]`, −∞ outside the context."""
+        states = own_states(self.base, prefix, items)
+        found = pieces(self.head(torch.cat(states)), [len(item.prompt_ids) for item in items])
+        return [
+            scores.T.masked_fill(
+                torch.tensor([span is None for span in item.spans], device=scores.device), float("-inf")
+            )
+            for scores, item in zip(found, items, strict=True)
+        ]
+
+    def losses(self, prefix: Prefix | None, items: Sequence[Span]) -> Tensor:
+        """The mean of begin's and end's, `[B]`."""
+        losses = [
+            F.cross_entropy(scores, torch.tensor([item.begin, item.end], device=scores.device))
+            for scores, item in zip(self.logits(prefix, items), items, strict=True)
+        ]
+        return torch.stack(losses)
+
+    def measure(
+        self, prefix: Prefix | None, items: Sequence[Any], metrics: Sequence[str], batch_size: int, progress: Progress
+    ) -> Measured:
+        texts: list[str] = []
+        with torch.no_grad():
+            for chosen in in_batches(items, batch_size):
+                for item, scores in zip(chosen, self.logits(prefix, chosen), strict=True):
+                    texts.append(self._best(item, scores))
+                progress(len(chosen))
+        pairs = [(text, item.answers) for text, item in zip(texts, items, strict=True)]
+        values = {
+            "exact_match": 100 * sum(max(exact(text, answer) for answer in own) for text, own in pairs) / len(pairs),
+            "f1": 100 * sum(max(word_f1(text, answer) for answer in own) for text, own in pairs) / len(pairs),
+        }
+        return Measured({name: values[name] for name in metrics if name in values}, texts)
+
+    def _best(self, item: Span, scores: Tensor) -> str:
+        """The text of the likeliest span that ends where it begins or up to `longest` tokens later."""
+        joint = scores[0][:, None] + scores[1][None]
+        allowed = torch.ones_like(joint, dtype=torch.bool).triu().tril(self.options.longest - 1)
+        begin, end = divmod(int(joint.masked_fill(~allowed, float("-inf")).argmax()), joint.shape[1])
+        first, last = item.spans[begin], item.spans[end]
+        return "" if first is None or last is None else item.context[first[0] : last[1]]
+
+
+def _answers_problem(fields: Mapping[str, Any], name: str) -> str | None:
+    answers = fields.get(name)
+    if not isinstance(answers, list) or not answers:
+        return f"field {name!r} must be a list of answers, not {answers!r:.60}"
+    for answer in answers:
+        text, start = (answer.get("text"), answer.get("start")) if isinstance(answer, dict) else (None, None)
+        if not isinstance(text, str) or type(start) is not int or not text:
+            return f"an answer must be {{'text', 'start'}}, not {answer!r:.60}"
+        if fields["context"][start : start + len(text)] != text or start < 0:
+            return f"the context has no {text!r:.40} at character {start}"
+    return None
+
+
+def normalised(text: str) -> list[str]:
+    """SQuAD's words of a text."""
+    bare = "".join(char for char in text.lower() if char not in set(string.punctuation))
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
+
+
+def exact(found: str, wanted: str) -> float:
+    return float(normalised(found) == normalised(wanted))
+
+
+def word_f1(found: str, wanted: str) -> float:
+    """F1 of the words in common."""
+    one, other = normalised(found), normalised(wanted)
+    if not one or not other:
+        return float(one == other)
+    common = sum((Counter(one) & Counter(other)).values())
+    return 2 * common / (len(one) + len(other))

@@ -1,0 +1,137 @@
+"""`token-cls`: a tag for each word, such as named entities.
+
+Each word's first piece carries its tag. Encoder–decoders are read by their encoder. Entity F1 is seqeval's (Nakayama
+2018; Ramshaw and Marcus 1995 for the IOB2 tags), micro-averaged over entities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foreword.errors import ConfigError, DataError
+from foreword.models import Base
+from foreword.prefix import Prefix
+from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
+from foreword.tasks.classify import accuracy, in_batches
+from foreword.tasks.encode import token_states
+from foreword.tasks.heads import LinearHead, head_for
+
+
+@dataclass(frozen=True)
+class Tagged(Item):
+    """places: position of each word's first piece. tags: number of each word's tag."""
+
+    places: tuple[int, ...] = ()
+    tags: tuple[int, ...] = ()
+
+
+class TokenClassification(Task):
+    """Rows {"tokens": [word, …], "tags": [tag, …]}; one loss per word."""
+
+    name = "token-cls"
+    metrics = ("loss", "accuracy", "entity_f1")
+    input_field = "tokens"
+    target_field = "tags"
+    head: LinearHead
+
+    def __init__(self, base: Base, settings: TaskSettings) -> None:
+        super().__init__(base, settings)
+        if settings.template is not None:
+            raise ConfigError("template", "token-cls reads words as they are, without a template")
+        if settings.options:
+            raise ConfigError("task_options", f"token-cls has none, but got {', '.join(settings.options)}")
+        if not base.tokenizer.is_fast:
+            raise ConfigError("model", f"{base.name} has a slow tokenizer, which does not say where words begin")
+        self._words = settings.input_field or self.input_field
+        self._tags = settings.target_field or self.target_field
+
+    def roles(self) -> set[str]:
+        return encoder_side(self.base)
+
+    def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        tags = (row.get(self._tags) for row in rows)
+        self.labels = sorted({tag for own in tags if isinstance(own, list) for tag in own if isinstance(tag, str)})
+        if len(self.labels) < 2:
+            raise DataError(f"token-cls needs rows of two tags or more, found {self.labels} in {self._tags!r}")
+        self.head = head_for(self.base, len(self.labels))
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self.head = head_for(self.base, len(self.labels))
+
+    def item(self, fields: Mapping[str, Any], where: str) -> Tagged | str:
+        words, tags = fields.get(self._words), fields.get(self._tags)
+        for name, value in ((self._words, words), (self._tags, tags)):
+            if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry for entry in value):
+                return f"field {name!r} must be a list of texts, not {value!r:.60}"
+        assert isinstance(words, list)
+        assert isinstance(tags, list)
+        if len(words) != len(tags):
+            return f"has {len(words)} words, but {len(tags)} tags"
+        if unknown := [tag for tag in tags if tag not in self.labels]:
+            return f"tag {unknown[0]!r:.60} is none of the training rows"
+        encoded = self.base.tokenizer(words, is_split_into_words=True)
+        places: dict[int, int] = {}
+        for place, word in enumerate(encoded.word_ids()):
+            if word is not None:
+                places.setdefault(word, place)
+        if not places:
+            return "its words have no tokens"
+        kept = sorted(places)
+        numbers = tuple(self.labels.index(tags[word]) for word in kept)
+        return Tagged(tuple(encoded["input_ids"]), " ".join(tags), where, tuple(places[word] for word in kept), numbers)
+
+    def units(self, item: Tagged) -> int:
+        return len(item.tags)
+
+    def logits(self, prefix: Prefix | None, items: Sequence[Tagged]) -> Tensor:
+        """Scores of every tag for each word of all items, one after another, `[words, tags]`."""
+        states = own_states(self.base, prefix, items)
+        picked = [rows[list(item.places)] for rows, item in zip(states, items, strict=True)]
+        scores: Tensor = self.head(torch.cat(picked))
+        return scores
+
+    def losses(self, prefix: Prefix | None, items: Sequence[Tagged]) -> Tensor:
+        logits = self.logits(prefix, items)
+        wanted = torch.tensor([tag for item in items for tag in item.tags], device=logits.device)
+        return F.cross_entropy(logits, wanted, reduction="none")
+
+    def measure(
+        self, prefix: Prefix | None, items: Sequence[Any], metrics: Sequence[str], batch_size: int, progress: Progress
+    ) -> Measured:
+        found: list[list[str]] = []
+        with torch.no_grad():
+            for chosen in in_batches(items, batch_size):
+                numbers = pieces(self.logits(prefix, chosen).argmax(-1), [len(item.tags) for item in chosen])
+                found += [[self.labels[int(number)] for number in row] for row in numbers]
+                progress(len(chosen))
+        wanted = [[self.labels[tag] for tag in item.tags] for item in items]
+        flat = [tag for row in found for tag in row], [tag for row in wanted for tag in row]
+        values = {"accuracy": accuracy(*flat), "entity_f1": entity_f1(found, wanted)}
+        return Measured({name: values[name] for name in metrics if name in values}, [" ".join(row) for row in found])
+
+
+def own_states(base: Base, prefix: Prefix | None, items: Sequence[Any]) -> list[Tensor]:
+    """Per item the states of its own tokens, `[tokens, hidden]`: virtual tokens and padding left out."""
+    states, own = token_states(base, prefix, [item.prompt_ids for item in items])
+    return [rows[kept] for rows, kept in zip(states, own, strict=True)]
+
+
+def encoder_side(base: Base) -> set[str]:
+    """The roles of slots that reading alone uses."""
+    return {slot.role for slot in base.slots} - (
+        {"decoder", "cross"} if base.model.config.is_encoder_decoder else set()
+    )
+
+
+def entity_f1(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:
+    """F1 over whole entities, in 0…100."""
+    from seqeval.metrics import f1_score
+
+    return float(100 * f1_score([list(row) for row in wanted], [list(row) for row in found], zero_division=0))

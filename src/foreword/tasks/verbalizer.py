@@ -1,0 +1,174 @@
+"""`verbalizer`: classes told by words that the language model itself predicts; no head is trained.
+
+Schick & Schütze 2021, "Exploiting Cloze Questions" (PET), §3.1, and Brown et al. 2020 for decoders. A class may have
+several words; its score is the mean of their log-probabilities (Hu et al. 2022, "Knowledgeable Prompt-tuning", eq. 3).
+A masked language model reads the words at the template's `[MASK]`, where each word must be a single token; a decoder or
+encoder–decoder after the prompt, where a word may have several tokens: its score is then their mean log-probability.
+
+Contextual calibration (Zhao et al. 2021, "Calibrate Before Use", §4) takes away what the words score for an empty input,
+
+    score(c | x) − score(c | ""),
+
+without gradients in training, so that a class is chosen for what the input says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreword.config import check_types
+from foreword.data.examples import Example
+from foreword.errors import ConfigError
+from foreword.models import Base
+from foreword.models.inputs import padded
+from foreword.prefix import Prefix
+from foreword.tasks.base import TaskSettings, attached, pieces
+from foreword.tasks.classify import Labelled, LabelledTexts, require_words
+from foreword.tasks.lm import collate, only_at, require_decoder, target_losses
+from foreword.tasks.options import options_of
+
+
+@dataclass(frozen=True)
+class VerbalizerOptions:
+    """words: class → its label word, or a list of several; none: the class's own name, `_` as a space.
+    calibrate: take away the scores of an empty input."""
+
+    words: Mapping[str, Any] = field(default_factory=dict)
+    calibrate: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for label, words in self.words.items():
+            entries = [words] if isinstance(words, str) else words
+            if not isinstance(entries, list | tuple) or not entries or not all(_is_word(word) for word in entries):
+                raise ConfigError("words", f"{label}: must be a word or a list of words, not {words!r:.60}")
+
+
+class Verbalizer(LabelledTexts):
+    """Rows {"text", "label"} and a template: `{text} It was [MASK].`, or for a decoder `{text} It was`."""
+
+    name = "verbalizer"
+
+    def __init__(self, base: Base, settings: TaskSettings) -> None:
+        super().__init__(base, settings)
+        self.options = options_of(VerbalizerOptions, settings.options, self.name)
+        self._masked = "[MASK]" in str(self.renderer.template)
+        if self._masked and base.tokenizer.mask_token_id is None:
+            raise ConfigError("template", f"{base.name} has no mask token; leave [MASK] out")
+        if base.model.get_output_embeddings() is None:
+            raise ConfigError(
+                "task", f"a verbalizer needs a model that predicts words; {base.name} has no output layer"
+            )
+        if not self._masked:
+            self._require_generative()
+        self._words: list[list[tuple[int, ...]]] = []
+
+    def _require_generative(self) -> None:
+        if all(slot.role == "encoder" for slot in self.base.slots):
+            raise ConfigError("template", f"{self.base.name} predicts words at a mask; put [MASK] where the word goes")
+        require_decoder(self.base)
+
+    def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.labels = sorted(self.options.words) or self.labels
+        super().learn(rows)
+        self._find_words()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self._find_words()
+
+    def _find_words(self) -> None:
+        own = {label: label.replace("_", " ") for label in self.labels}
+        words = dict(self.options.words) or own
+        require_words(words, self.labels, "words")
+        self._words = [
+            [self._tokens(word) for word in ([words[label]] if isinstance(words[label], str) else words[label])]
+            for label in self.labels
+        ]
+
+    def _tokens(self, word: str) -> tuple[int, ...]:
+        """A word's tokens where the template puts it: behind a space, but for a mask that stands for a whole word."""
+        tokenizer = self.base.tokenizer
+        prompt = str(self.renderer.template)
+        gap = "" if self._masked or self.base.model.config.is_encoder_decoder or prompt[-1:].isspace() else " "
+        ids: list[int] = tokenizer(gap + word, add_special_tokens=False)["input_ids"]
+        if self._masked and len(ids) > 1:  # tokenizers with spaces inside their tokens
+            ids = min(ids, tokenizer(" " + word, add_special_tokens=False)["input_ids"], key=len)
+        if not ids or (self._masked and len(ids) > 1):
+            raise ConfigError("words", f"{word!r} has {len(ids)} tokens; at a mask a label word must have one")
+        return tuple(ids)
+
+    def item(self, fields: Mapping[str, Any], where: str) -> Labelled | str:
+        item = super().item(fields, where)
+        if not isinstance(item, str) and self._masked:
+            masks = item.prompt_ids.count(self.base.tokenizer.mask_token_id)
+            if masks != 1:
+                return f"has {masks} mask tokens instead of one"
+        return item
+
+    def logits(self, prefix: Prefix | None, items: Sequence[Labelled]) -> Tensor:
+        prompts = [item.prompt_ids for item in items]
+        scores = self._scores(prefix, prompts)
+        if not self.options.calibrate:
+            return scores
+        with torch.no_grad():
+            empty = self._scores(prefix, [self._empty()])
+        return scores - empty
+
+    def _empty(self) -> tuple[int, ...]:
+        """The prompt of an empty input."""
+        fields = dict.fromkeys(self.renderer.fields, "")
+        return tuple(self.renderer.prompt_ids(self.renderer.prompt(fields)))
+
+    def _scores(self, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Mean log-probability of each class's words, `[B, classes]`."""
+        single = all(len(word) == 1 for words in self._words for word in words)
+        by_word = self._at_once(prefix, prompts) if single else self._one_by_one(prefix, prompts)
+        counts = [len(words) for words in self._words]
+        return torch.stack([own.mean(0) for own in pieces(by_word.T, counts)], dim=1)
+
+    def _at_once(self, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Words of one token each: one forward pass, `[B, words]`."""
+        base = self.base
+        with attached(base, prefix, prompts) as ids:
+            inputs, mask = padded(base, ids, left=False).values()
+            arguments: dict[str, Any] = {"input_ids": inputs, "attention_mask": mask}
+            if not self._masked:
+                arguments["use_cache"] = False
+            if base.model.config.is_encoder_decoder:
+                start = int(base.model.config.decoder_start_token_id or 0)
+                arguments["decoder_input_ids"] = inputs.new_full((len(inputs), 1), start)
+                positions = torch.arange(len(inputs), device=base.device)
+            else:
+                positions = self._places(inputs, mask) + torch.arange(len(inputs), device=base.device) * inputs.shape[1]
+            with only_at(base.model, positions):
+                logits: Tensor = base.model(**arguments).logits[0]
+        words = torch.tensor([word[0] for words in self._words for word in words], device=base.device)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return torch.log_softmax(wide, -1).index_select(1, words)
+
+    def _places(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """Where each row's word is predicted: at its mask, or at its last token."""
+        if self._masked:
+            masks: Tensor = inputs == self.base.tokenizer.mask_token_id
+            return masks.int().argmax(1)
+        return mask.sum(1) - 1
+
+    def _one_by_one(self, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Words of several tokens: each word after each prompt, `[B, words]`."""
+        words = [word for own in self._words for word in own]
+        pairs = [(prompt, word) for prompt in prompts for word in words]
+        with attached(self.base, prefix, [prompt for prompt, _ in pairs]) as ids:
+            rows = [Example(tuple(own), word, "", "", (), "") for own, (_, word) in zip(ids, pairs, strict=True)]
+            losses = target_losses(self.base, collate(rows, self.base))
+        means = [-own.mean() for own in pieces(losses, [len(word) for _, word in pairs])]
+        return torch.stack(means).view(len(prompts), len(words))
+
+
+def _is_word(word: Any) -> bool:
+    return isinstance(word, str) and bool(word.strip())

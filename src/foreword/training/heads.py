@@ -1,0 +1,57 @@
+"""Training a task's head beside the prefix."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from foreword.config import TrainConfig
+from foreword.errors import ConfigError
+from foreword.methods import Producer
+from foreword.methods.base import Group
+from foreword.prefix import Prefix
+from foreword.tasks import Mixture, Task
+from foreword.tasks.saved import choose, put, read_states, split_name
+
+
+class WithHead(Producer):
+    """A method's producer together with a head, so that both are trained, saved and resumed as one. lr: the head's."""
+
+    def __init__(self, inner: Producer, head: nn.Module, lr: float) -> None:
+        super().__init__()
+        self.inner, self.head = inner, head
+        self._lr = lr
+
+    def forward(self) -> Prefix:
+        prefix: Prefix = self.inner()
+        return prefix
+
+    def finish(self) -> Prefix:
+        return self.inner.finish()
+
+    def groups(self) -> list[Group]:
+        return [*self.inner.groups(), Group(list(self.head.parameters()), self._lr)]
+
+
+def with_head(producer: Producer, task: Task, config: TrainConfig) -> Producer:
+    """`producer` with the task's head, if it has one; the head starts from `config.init_head` where that is given.
+
+    Raises `ConfigError` for a head that doesn't fit, or on a sharded base.
+    """
+    if config.init_head is not None:
+        _start_head(task, config.init_head)
+    if task.head is None or not list(task.head.parameters()):
+        return producer
+    if config.shard_base:
+        raise ConfigError("shard_base", "a head reads the states of a whole base; leave shard_base out")
+    return WithHead(producer, task.head, config.head_lr)
+
+
+def _start_head(task: Task, head: str) -> None:
+    if isinstance(task, Mixture):
+        raise ConfigError("init_head", "goes with a single task, not with a mixture")
+    folder, wanted = split_name(head)
+    states, tensors = read_states(folder)
+    name = choose(states, wanted, folder)
+    if (saved := states[name].get("labels")) != task.labels:
+        raise ConfigError("init_head", f"was trained for the classes {saved}, but these rows have {task.labels}")
+    put(task, tensors, name)
