@@ -13,7 +13,7 @@ import torch
 
 from foreword.config import TrainConfig, to_dict
 from foreword.data import BadRow, Example, load_examples
-from foreword.data.order import permutation, steps_per_epoch
+from foreword.data.order import HELD_OUT, held_out, steps_per_epoch
 from foreword.errors import CheckpointError, ConfigError
 from foreword.init import starting_point
 from foreword.methods import get_method
@@ -34,7 +34,6 @@ from foreword.training.processes import Processes
 _FREE = {
     "output", "resume", "device", "trackers", "checkpoint_every", "keep_checkpoints", "prefix_dtype", "max_bad_rows", "shard_base",
 }  # fmt: skip
-HELD_OUT = 96
 
 
 class Observer(Protocol):
@@ -140,17 +139,16 @@ def _data(base: Base, config: TrainConfig, renderer: Renderer) -> tuple[list[Exa
     }
     examples, bad = load_examples(config.data, renderer, **settings)
     if config.validation is not None:
-        held_out, more = load_examples(
+        validation, more = load_examples(
             config.validation, renderer, **settings, limit=config.validation_rows, split="validation"
         )
-        return examples, held_out, bad + more
-    count = min(config.validation_rows or HELD_OUT, len(examples) // 10)
-    if count == 0:
+        return examples, validation, bad + more
+    chosen = held_out(len(examples), config.validation_rows or HELD_OUT, config.seed)
+    if not chosen:
         raise ConfigError("validation", f"{len(examples)} rows are too few to hold some out; name a validation file")
-    order = permutation(len(examples), config.seed, -1 % 2**31)
-    chosen = set(order[:count])
-    kept = [example for index, example in enumerate(examples) if index not in chosen]
-    return kept, [examples[index] for index in sorted(chosen)], bad
+    left_out = set(chosen)
+    kept = [example for index, example in enumerate(examples) if index not in left_out]
+    return kept, [examples[index] for index in chosen], bad
 
 
 def _as_before(config: TrainConfig, checkpoint: Path, saved: dict[str, Any]) -> TrainConfig:
