@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -141,6 +142,48 @@ class EvalConfig(DataConfig):
                 raise ConfigError("metrics", f"{metric!r} is not known; choose from {', '.join(METRICS)}")
         if not self.metrics:
             raise ConfigError("metrics", "name at least one")
+
+
+@dataclass(frozen=True)
+class CompressConfig(DataConfig):
+    """One sweep of `foreword.compress` over ways to make a trained prefix smaller.
+
+    prefix: a saved prefix's folder. data: training rows, for attention mass and recovery. validation: the rows that
+    are measured; None: those that training held out of the data. validation_rows: how many of its first; None: all.
+    seed: the training run's, which decides what it held out; also orders rows here.
+    choices: names as `foreword.compression.choices` knows them; empty: the default ones for the prefix.
+    recover: steps of recovery training for each choice, 0 for none; lr: their peak learning rate.
+    mass_rows: training rows on which attention mass is measured. bleu: measure it; needs generation.
+    keep_loss: pick the smallest whose validation loss is at most this share above the uncompressed one's (0.01 is 1 %).
+    max_kb: pick the lowest validation loss of at most so many KB of 1,000 bytes.
+    output: folder for what is picked; None: the prefix's with "-compressed" behind its name.
+    """
+
+    prefix: str = ""
+    validation: str | None = None
+    validation_rows: int | None = 96
+    seed: int = 0
+    choices: tuple[str, ...] = ()
+    recover: int = 0
+    lr: float = 1e-2
+    mass_rows: int = 64
+    bleu: bool = True
+    max_new_tokens: int = 64
+    keep_loss: float | None = None
+    max_kb: float | None = None
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 0, "seed", "recover", "keep_loss")
+        _at_least(self, 1, "validation_rows", "mass_rows", "max_new_tokens")
+        for name in ("lr", "max_kb", "keep_loss"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise ConfigError(name, f"must be a finite number of 0 or more, not {value}")
+        if self.keep_loss is not None and self.max_kb is not None:
+            raise ConfigError("max_kb", "give keep_loss or max_kb, not both: only one of them can pick")
+        if self.output is not None and self.keep_loss is None and self.max_kb is None:
+            raise ConfigError("output", "nothing is picked without keep_loss or max_kb, so there is nothing to write")
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
