@@ -165,7 +165,7 @@ class CompressConfig(DataConfig):
     seed: int = 0
     choices: tuple[str, ...] = ()
     recover: int = 0
-    lr: float = 1e-2
+    lr: float = 3e-2
     mass_rows: int = 64
     bleu: bool = True
     max_new_tokens: int = 64

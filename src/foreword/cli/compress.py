@@ -28,7 +28,7 @@ def command(
     recover: Annotated[
         int | None, typer.Option("--recover", help="Steps of recovery training for each choice. Default: 0, none.")
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Recovery's peak learning rate. Default: 0.01.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Recovery's peak learning rate. Default: 0.03.")] = None,
     keep_loss: Annotated[
         str | None,
         typer.Option("--keep-loss", help="Pick the smallest whose validation loss is at most this much higher: 1%."),

@@ -52,17 +52,17 @@ def recover(
         loss = divergence(base, teacher, student(), collate(chosen, pad_id(base), base.device))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
-        if not (math.isfinite(float(loss)) and bool(torch.isfinite(norm))):
+        norm, value = torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP), float(loss.detach())
+        if not (math.isfinite(value) and bool(torch.isfinite(norm))):
             rows = ", ".join(example.where for example in chosen)
             raise NonFiniteError(
-                f"recovery step {step + 1}: loss {float(loss)}, gradient norm {float(norm)} (rows {rows}); "
+                f"recovery step {step + 1}: loss {value}, gradient norm {float(norm)} (rows {rows}); "
                 "a lower lr may help"
             )
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / steps)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(value)
     return losses
 
 
