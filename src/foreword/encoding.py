@@ -5,7 +5,8 @@
     int8    int8 `[heads, m, width]` and scale `[heads, 1, width]` float16; the tensor is their product
 
 Decoding gives the same bits on every machine, since the content digest is over what is decoded: it works in float64,
-where a product of two factors of float32 or less is exact, and adds in a fixed order, never by a matrix product.
+where a product of two factors of float32 or less is exact, adds in a fixed order, never by a matrix product, and rounds
+to 16 bits by way of float32, as not every library goes there directly in the same way.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ class Encoded:
         """The tensor `[heads, m, width]` of `dtype`, on the parts' device."""
         parts = {name: part.detach().double() for name, part in self.parts.items()}
         if self.kind == "int8":
-            return (parts["int8"] * parts["scale"]).to(dtype)
+            return _rounded(parts["int8"] * parts["scale"], dtype)
         left, right = parts["left"], parts["right"]
         total = left.new_zeros(left.shape[0], right.shape[1])
         for index in range(left.shape[1]):
             total += left[:, index, None] * right[index]
-        return from_tokens(total, shape).to(dtype)
+        return _rounded(from_tokens(total, shape), dtype)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -119,3 +120,7 @@ def decoded(name: str, spec: Mapping[str, Any], stored: Mapping[str, Tensor], dt
         return stored[name]
     parts = {part.removeprefix(f"{name}."): tensor for part, tensor in stored.items()}
     return Encoded(spec["encoding"], parts).decode(spec["shape"], dtype)
+
+
+def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(torch.promote_types(dtype, torch.float32)).to(dtype)
