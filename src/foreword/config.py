@@ -150,7 +150,8 @@ class CompressConfig(DataConfig):
 
     prefix: a saved prefix's folder. data: training rows, for attention mass and recovery. validation: the rows that
     are measured; None: those that training held out of the data. validation_rows: how many of its first; None: all.
-    seed: the training run's, which decides what it held out; also orders rows here.
+    If neither is named, all settings of data that are left at their defaults are those of the prefix's record.
+    seed: order of rows, and which are held out of data that the prefix wasn't trained on.
     choices: names as `foreword.compression.choices` knows them; empty: the default ones for the prefix.
     recover: steps of recovery training for each choice, 0 for none; lr: their peak learning rate.
     mass_rows: training rows on which attention mass is measured. bleu: measure it; needs generation.

@@ -286,6 +286,15 @@ def test_data_must_be_known(place, base, prefix) -> None:
         base, CompressConfig(validation=valid, template="{input}=", choices=("drop-to-1/2",), bleu=False), prefix
     ).rows
     assert rows[0].loss == pytest.approx(prefix.record["validation_loss"], rel=1e-5)
+    with pytest.raises(ConfigError, match="validation: the prefix was trained on every row"):
+        foreword.compress(base, CompressConfig(data=prefix.record["config"]["data"], choices=("int8",)), prefix)
+
+
+def test_the_record_says_what_the_settings_leave_open(place, base, prefix) -> None:
+    rows = foreword.compress(base, CompressConfig(choices=("int8",), bleu=False), prefix).rows
+    assert rows[0].loss == pytest.approx(prefix.record["validation_loss"], rel=1e-5)
+    few = foreword.compress(base, CompressConfig(choices=("int8",), bleu=False, validation_rows=2), prefix).rows
+    assert few[0].loss != rows[0].loss
 
 
 def test_without_a_validation_file_the_rows_that_training_held_out_are_measured(place, base) -> None:
@@ -297,6 +306,12 @@ def test_without_a_validation_file_the_rows_that_training_held_out_are_measured(
     assert wheres == held_out(24, 96, 3)
     assert len(wheres) == 2
     assert not {example.where for example in rows.training} & {example.where for example in rows.validation}
+    for other in ({"seed": 4}, {"validation_rows": 20}):  # neither lets a row in that was trained on
+        again = load_rows(base, result.prefix, dataclasses.replace(own, **other), needs_training=True)
+        assert [example.where for example in again.validation] == [example.where for example in rows.validation]
+    fewer = load_rows(base, result.prefix, dataclasses.replace(own, validation_rows=1), needs_training=True)
+    assert [example.where for example in fewer.validation] == [rows.validation[0].where]
+    assert len(fewer.training) == len(rows.training)
     measured = foreword.compress(base, own, result.prefix).rows
     assert measured[0].loss == pytest.approx(result.validation_loss, rel=1e-5)
 

@@ -56,7 +56,7 @@ def command(
         int | None, typer.Option("--batch-size", help="Rows at once. Default: as the prefix was trained.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Order of rows. Default: the training's, which held rows out by it.")
+        int | None, typer.Option("--seed", help="Order of rows. Default: as the prefix was trained.")
     ] = None,
     dtype: common.Dtype = None,
     device: common.Device = None,
@@ -82,11 +82,12 @@ def command(
     recorded = recorded_settings(read_manifest(Path(prefix))["record"])
     flags = recorded | flags | {"prefix": prefix, "bleu": not no_bleu, "model": common.model_for(model, prefix)}
     config = build(CompressConfig, flags, "flags")
-    base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
     from foreword.compression import CompressResult
-    from foreword.compression.run import keep, sweep
+    from foreword.compression.run import check, keep, sweep
     from foreword.errors import CompressionError
 
+    check(config)
+    base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
     with common.bar(common.err(), quiet=json) as update:
         measured = sweep(base, config, progress=update)
     for row in measured:

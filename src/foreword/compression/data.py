@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from foreword.config import CompressConfig
+from foreword.config import CompressConfig, build, to_dict
 from foreword.data import Example, load_examples
 from foreword.data.order import HELD_OUT, held_out, permutation
 from foreword.errors import ConfigError
@@ -41,6 +41,16 @@ def recorded_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in _RECORDED if name in config} if isinstance(config, Mapping) else {}
 
 
+def with_recorded(config: CompressConfig, record: Mapping[str, Any]) -> CompressConfig:
+    """`config` with the record's data settings if it says nothing of data; what it says of them otherwise is kept."""
+    if config.data or config.validation is not None:
+        return config
+    default = build(CompressConfig, {})
+    known = recorded_settings(record)
+    left = {name: value for name, value in known.items() if getattr(config, name) == getattr(default, name)}
+    return build(CompressConfig, to_dict(config) | left, "the prefix's record")
+
+
 def load_rows(base: Base, prefix: Prefix, config: CompressConfig, *, needs_training: bool) -> Rows:
     """Read the rows of `config`. Raises `ConfigError` if no data are known, `DataError` for what can't be read."""
     if not config.data and config.validation is None:
@@ -62,9 +72,21 @@ def load_rows(base: Base, prefix: Prefix, config: CompressConfig, *, needs_train
         limit = config.validation_rows
         measured, _ = load_examples(config.validation, renderer, **settings, limit=limit, split="validation")
         return Rows(measured, training, stops)
-    chosen = held_out(len(training), config.validation_rows or HELD_OUT, config.seed)
-    if not chosen:
-        raise ConfigError("validation", f"{len(training)} rows are too few to hold some out; name a validation file")
+    chosen = _held_out(prefix, config, len(training))
     left_out = set(chosen)
     kept = [example for index, example in enumerate(training) if index not in left_out]
-    return Rows([training[index] for index in chosen], kept, stops)
+    return Rows([training[index] for index in chosen[: config.validation_rows]], kept, stops)
+
+
+def _held_out(prefix: Prefix, config: CompressConfig, count: int) -> list[int]:
+    """Rows of the data to measure on: of those that the prefix was trained on, just the ones held out then."""
+    trained = recorded_settings(prefix.record)
+    same = bool(trained) and trained.get("data") == config.data
+    if same and trained.get("validation") is not None:
+        raise ConfigError("validation", f"the prefix was trained on every row of {config.data}; name other rows")
+    settings = trained if same else {}
+    most = settings.get("validation_rows", config.validation_rows) or HELD_OUT
+    chosen = held_out(count, most, settings.get("seed", config.seed))
+    if not chosen:
+        raise ConfigError("validation", f"{count} rows are too few to hold some out; name a validation file")
+    return chosen

@@ -26,9 +26,11 @@ def attention_mass(base: Base, prefix: Prefix, examples: Sequence[Example], batc
     """Slot name → `[num_kv_heads, length]` float64 on the CPU, the mean over the tokens of `examples` (prompts and
     targets, padding left out) and over the query heads that share the key.
 
-    Raises `UnsupportedModelError` unless `base` is a decoder, `AttachError` where its attention can't be seen.
+    Raises `UnsupportedModelError` unless `base` is a decoder, `AttachError` where its attention can't be seen,
+    `PrefixMismatchError` for another base's prefix.
     """
     require_decoder(base)
+    base.require_fit(prefix)
     totals = {
         name: torch.zeros(kv.key.shape[:2], dtype=torch.float64, device=base.device)
         for name, kv in prefix.slots.items()
@@ -40,7 +42,7 @@ def attention_mass(base: Base, prefix: Prefix, examples: Sequence[Example], batc
         if slot not in totals:
             return
         weights = prefix_weights(call, prefix.slots[slot]).double()  # [B, H, n, m]
-        summed = (weights * real[:, None, :, None]).sum((0, 2))  # [H, m]
+        summed = (weights * real[:, None, :, None].to(weights.device)).sum((0, 2))  # [H, m]
         heads, length = totals[slot].shape
         totals[slot] += summed.view(heads, -1, length).mean(1).to(totals[slot].device)
         counts[slot] += int(real.sum())

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from foreword.compression.choices import UNCOMPRESSED, Choice, default_names, parse, require_compressible
-from foreword.compression.data import Rows, load_rows
+from foreword.compression.data import Rows, load_rows, with_recorded
 from foreword.compression.forms import Compressed
 from foreword.compression.mass import attention_mass
 from foreword.compression.pick import Measured, best_under, smallest_within
@@ -57,12 +57,11 @@ def sweep(
     base: Base, config: CompressConfig, prefix: Prefix | None = None, progress: Progress | None = None
 ) -> tuple[Measured, ...]:
     """The measuring half of `compress`: one row for the uncompressed prefix, then one for each choice."""
-    output = output_of(config)
-    if output is not None:
-        require_replaceable(output)
+    check(config)
     prefix = Prefix.load(config.prefix) if prefix is None else prefix
     require_compressible(prefix)
     require_decoder(base)
+    config = with_recorded(config, prefix.record)
     choices = [parse(name) for name in config.choices or default_names(base, prefix)]
     by_mass = any(choice.needs_mass for choice in choices)
     if by_mass:
@@ -76,6 +75,16 @@ def sweep(
         if progress is not None:
             progress("choices", number + 1, len(choices) + 1)
     return tuple(measured)
+
+
+def check(config: CompressConfig) -> None:
+    """Raise what can be raised before a model is loaded: `ConfigError` for a choice that isn't known or a folder that
+    isn't named, `PrefixFormatError` for an output that holds something else."""
+    for name in config.choices:
+        parse(name)
+    output = output_of(config)
+    if output is not None:
+        require_replaceable(output)
 
 
 def keep(rows: Sequence[Measured], config: CompressConfig) -> CompressResult:
