@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results import Results
 
 import foreword
 from foreword.methods import METHODS
+from results import Results
 
 TEMPLATE = "{input}\nDescription:"
 RATES = (6e-4, 6e-3, 6e-2)

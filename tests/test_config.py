@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreword.config import EvalConfig, TrainConfig, build, read_settings, to_dict
+from foreword.config import EvalConfig, TrainConfig
 from foreword.errors import ConfigError
+from foreword.settings import build, read_settings, to_dict
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from foreword._version import __version__
 
 if TYPE_CHECKING:
     from foreword.compose import average, concat
-    from foreword.config import EvalConfig, TrainConfig
+    from foreword.compression import CompressResult, compress
+    from foreword.config import CompressConfig, EvalConfig, TrainConfig
     from foreword.errors import ForewordError
     from foreword.evaluation import evaluate
     from foreword.models import Base, load
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Base": "foreword.models",
+    "CompressConfig": "foreword.config",
+    "CompressResult": "foreword.compression",
     "EvalConfig": "foreword.config",
     "Fingerprint": "foreword.prefix",
     "ForewordError": "foreword.errors",
@@ -29,6 +32,7 @@ _HOME = {
     "TrainConfig": "foreword.config",
     "TrainResult": "foreword.training",
     "average": "foreword.compose",
+    "compress": "foreword.compression",
     "concat": "foreword.compose",
     "evaluate": "foreword.evaluation",
     "load": "foreword.models",
@@ -37,6 +41,8 @@ _HOME = {
 
 __all__ = [
     "Base",
+    "CompressConfig",
+    "CompressResult",
     "EvalConfig",
     "Fingerprint",
     "ForewordError",
@@ -45,6 +51,7 @@ __all__ = [
     "TrainResult",
     "__version__",
     "average",
+    "compress",
     "concat",
     "evaluate",
     "load",

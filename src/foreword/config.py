@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
-import tomllib
-import types
-import typing
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from foreword.errors import ConfigError
+from foreword.settings import at_least, check_types
 
 DEFAULT_MODEL = "smollm2-135m"
-Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -50,8 +44,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _at_least(self, 0, "max_bad_rows")
-        _at_least(self, 1, "batch_size", "max_tokens")
+        at_least(self, 0, "max_bad_rows")
+        at_least(self, 1, "batch_size", "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -124,9 +118,9 @@ class TrainConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, 0, "warmup", "final_lr", "weight_decay", "seed", "frozen_tokens", "dropout")
-        _at_least(self, 1, "length", "steps", "accumulation", "validation_rows", "patience")
-        _at_least(self, 1, "validate_every", "checkpoint_every", "keep_checkpoints")
+        at_least(self, 0, "warmup", "final_lr", "weight_decay", "seed", "frozen_tokens", "dropout")
+        at_least(self, 1, "length", "steps", "accumulation", "validation_rows", "patience")
+        at_least(self, 1, "validate_every", "checkpoint_every", "keep_checkpoints")
         if self.dropout >= 1:
             raise ConfigError("dropout", f"must be below 1, not {self.dropout}")
         for name in ("epochs", "lr", "lora_lr", "head_lr", "clip"):
@@ -160,7 +154,7 @@ class EvalConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, 1, "max_new_tokens", "rows")
+        at_least(self, 1, "max_new_tokens", "rows")
         for metric in self.metrics or ():
             if metric not in METRICS:
                 raise ConfigError("metrics", f"{metric!r} is not known; choose from {', '.join(METRICS)}")
@@ -168,106 +162,44 @@ class EvalConfig(DataConfig):
             raise ConfigError("metrics", "name at least one")
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """The mapping in a .toml, .yaml, .yml or .json file. Raises `ConfigError` naming file and line."""
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(file), f"can't be read: {error}") from error
-    value = _parse(file, text)
-    if not isinstance(value, dict):
-        raise ConfigError(str(file), "must hold a mapping of settings")
-    return value
+@dataclass(frozen=True)
+class CompressConfig(DataConfig):
+    """One sweep of `foreword.compress` over ways to make a trained prefix smaller.
 
+    prefix: a saved prefix's folder. data: training rows, for attention mass and recovery. validation: the rows that
+    are measured; None: those that training held out of the data. validation_rows: how many of its first; None: all.
+    If neither is named, all settings of data that are left at their defaults are those of the prefix's record.
+    seed: order of rows, and which are held out of data that the prefix wasn't trained on.
+    choices: names as `foreword.compression.choices` knows them; empty: the default ones for the prefix.
+    recover: steps of recovery training for each choice, 0 for none; lr: their peak learning rate.
+    mass_rows: training rows on which attention mass is measured. bleu: measure it; needs generation.
+    keep_loss: pick the smallest whose validation loss is at most this share above the uncompressed one's (0.01 is 1 %).
+    max_kb: pick the lowest validation loss of at most so many KB of 1,000 bytes.
+    output: folder for what is picked; None: the prefix's with "-compressed" behind its name.
+    """
 
-def _parse(file: Path, text: str) -> Any:
-    import yaml
+    prefix: str = ""
+    validation: str | None = None
+    validation_rows: int | None = 96
+    seed: int = 0
+    choices: tuple[str, ...] = ()
+    recover: int = 0
+    lr: float = 3e-2
+    mass_rows: int = 64
+    bleu: bool = True
+    max_new_tokens: int = 64
+    keep_loss: float | None = None
+    max_kb: float | None = None
+    output: str | None = None
 
-    try:
-        if file.suffix == ".toml":
-            return tomllib.loads(text)
-        if file.suffix in (".yaml", ".yml"):
-            return yaml.safe_load(text)
-        if file.suffix == ".json":
-            return json.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(str(file), " ".join(str(error).split())) from error
-    raise ConfigError(str(file), "must end in .toml, .yaml, .yml or .json")
-
-
-def build(kind: type[Config], values: Mapping[str, Any], origin: str = "settings") -> Config:
-    """Make a config from plain values. Unknown names raise `ConfigError` with the nearest known one."""
-    known = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known)})"
-            raise ConfigError(f"{origin}: {name}", f"is not a setting{hint}")
-    tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return kind(**tuples)
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values; `build` takes them back."""
-    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    return {
-        name: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
-        for name, value in values.items()
-    }
-
-
-def check_types(config: Any) -> None:
-    """Raise `ConfigError` for the first field whose value is not of its declared type; whole numbers
-    become floats where a float is declared."""
-    hints = typing.get_type_hints(type(config))
-    for item in dataclasses.fields(config):
-        value, hint = getattr(config, item.name), hints[item.name]
-        if type(value) is int and _accepts(1.0, hint) and not _accepts(1, hint):
-            object.__setattr__(config, item.name, float(value))
-        elif isinstance(value, Path) and _accepts("", hint):
-            object.__setattr__(config, item.name, str(value))
-        elif isinstance(value, str) and _is_number(value) and _accepts(1.0, hint) and not _accepts("", hint):
-            object.__setattr__(config, item.name, float(value))  # YAML reads 6e-2 as text
-        elif not _accepts(value, hint):
-            raise ConfigError(item.name, f"must be {_describe(hint)}, not {value!r}")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _accepts(value: Any, hint: Any) -> bool:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType or origin is typing.Union:
-        return any(_accepts(value, arg) for arg in args)
-    if origin is Literal:
-        return value in args and isinstance(value, str)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(entry, args[0]) for entry in value)
-    if origin is not None:
-        return isinstance(value, Mapping)
-    return type(value) is hint
-
-
-def _describe(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType or origin is typing.Union:
-        return " or ".join("nothing" if arg is type(None) else _describe(arg) for arg in args)
-    if origin is Literal:
-        return "one of " + ", ".join(args)
-    if origin is tuple:
-        return "a list of text"
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    return names.get(hint, "a mapping")
-
-
-def _at_least(config: Any, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ConfigError(name, f"must be {least} or more, not {value}")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "seed", "recover", "keep_loss")
+        at_least(self, 1, "validation_rows", "mass_rows", "max_new_tokens")
+        for name in ("lr", "max_kb", "keep_loss"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise ConfigError(name, f"must be a finite number of 0 or more, not {value}")
+        if self.keep_loss is not None and self.max_kb is not None:
+            raise ConfigError("max_kb", "give keep_loss or max_kb, not both: only one of them can pick")
+        if self.output is not None and self.keep_loss is None and self.max_kb is None:
+            raise ConfigError("output", "nothing is picked without keep_loss or max_kb, so there is nothing to write")

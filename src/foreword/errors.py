@@ -9,7 +9,8 @@
     │   └── UnsupportedModelError   it loads, but Foreword can't attach to it; names the module
     ├── PrefixError             something is wrong with a prefix
     │   ├── PrefixFormatError       its files are damaged, incomplete or of another version
-    │   └── PrefixMismatchError     it does not fit the base it is given to
+    │   ├── PrefixMismatchError     it does not fit the base it is given to
+    │   └── CompressionError        it can't be made smaller in the way that is asked for
     ├── AttachError             a prefix can't be used in this call
     │   ├── BatchMismatchError      rows of the batch and attached prefixes don't go together
     │   ├── PositionError           prefix plus tokens exceed the model's positions
@@ -75,6 +76,10 @@ class PrefixFormatError(PrefixError):
 
 class PrefixMismatchError(PrefixError):
     """A prefix doesn't fit the base model it is given to."""
+
+
+class CompressionError(PrefixError):
+    """A prefix can't be compressed in the way asked for, or no choice keeps what is asked; names the nearest."""
 
 
 class AttachError(ForewordError):

@@ -1,4 +1,7 @@
-"""The saved form of a `Prefix`: a folder with `prefix.safetensors` and `manifest.json`, version 1."""
+"""The saved form of a `Prefix`: a folder with `prefix.safetensors` and `manifest.json`.
+
+Version 1 holds every tensor as it is; version 2 holds some encoded (see `encoding`), and its manifest says which.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from foreword.encoding import Encoded, check_spec, decoded, stored_specs, stored_tensors
 from foreword.errors import PrefixError, PrefixFormatError
-from foreword.files import new_folder, write_json
+from foreword.files import new_folder, write_json, write_text
 from foreword.prefix import KV, Fingerprint, Prefix
 
 FORMAT = "foreword-prefix"
 VERSION = 1
+ENCODED = 2  # the version of a prefix with encoded tensors
 TENSORS = "prefix.safetensors"
 MANIFEST = "manifest.json"
 DTYPES = {
@@ -41,21 +46,37 @@ def content_digest(prefix: Prefix) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def save_prefix(prefix: Prefix, path: Path) -> Path:
+def save_prefix(prefix: Prefix, path: Path, encoding: Mapping[str, Encoded] | None = None) -> Path:
     """Write `prefix` as the folder `path`; see `Prefix.save`."""
     prefix.require_finite()
-    if path.exists() and not _replaceable(path):
-        raise PrefixFormatError(f"{path} exists and is not a saved prefix; choose another name or remove it")
+    require_replaceable(path)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in prefix.tensors()}
-    manifest = build_manifest(prefix)
+    stored, manifest = stored_tensors(tensors, encoding or {}), build_manifest(prefix, encoding)
     with new_folder(path) as folder:
-        save_file(tensors, folder / TENSORS, metadata={"format": FORMAT, "digest": manifest["digest"]})
-        write_json(folder / MANIFEST, manifest)
+        save_file(stored, folder / TENSORS, metadata={"format": FORMAT, "digest": manifest["digest"]})
+        if encoding:  # a small prefix would be half indentation
+            write_text(folder / MANIFEST, json.dumps(manifest, separators=(",", ":"), allow_nan=False) + "\n")
+        else:
+            write_json(folder / MANIFEST, manifest)
     return path
 
 
-def build_manifest(prefix: Prefix) -> dict[str, Any]:
-    """The manifest of `prefix` as plain JSON values."""
+def require_replaceable(path: Path) -> None:
+    """Raise `PrefixFormatError` if there is something at `path` that is not a saved prefix."""
+    if path.exists() and not _replaceable(path):
+        raise PrefixFormatError(f"{path} exists and is not a saved prefix; choose another name or remove it")
+
+
+def build_manifest(prefix: Prefix, encoding: Mapping[str, Encoded] | None = None) -> dict[str, Any]:
+    """The manifest of `prefix`, its tensors stored as `encoding` says, as plain JSON values."""
+    manifest = _plain_manifest(prefix)
+    for name, encoded in (encoding or {}).items():
+        slot, _, part = name.rpartition(".")
+        manifest["slots"][slot][part] |= encoded.spec
+    return manifest | ({"version": ENCODED} if encoding else {})
+
+
+def _plain_manifest(prefix: Prefix) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -82,9 +103,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise PrefixFormatError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise PrefixFormatError(f"{file}: 'format' must be {FORMAT!r}")
-    if manifest.get("version") != VERSION:
+    if type(manifest.get("version")) is not int or manifest["version"] not in (VERSION, ENCODED):
         raise PrefixFormatError(
-            f"{file}: format version {manifest.get('version')!r} is not readable here (known: {VERSION}); update foreword"
+            f"{file}: format version {manifest.get('version')!r} is not readable here (known: {VERSION}, {ENCODED}); "
+            "update foreword"
         )
     expected = {
         "position_offset": int, "merge": str, "slots": dict, "extras": dict,
@@ -128,6 +150,8 @@ def _expected_tensors(path: Path, manifest: dict[str, Any]) -> dict[str, Mapping
             expected[f"{name}.{part}"] = _checked_spec(path, f"{name}.{part}", pair, part)
     for name in manifest["extras"]:
         expected[f"extra.{name}"] = _checked_spec(path, f"extra.{name}", manifest["extras"], name)
+    for name, spec in expected.items():
+        check_spec(path / MANIFEST, name, spec, manifest["version"])
     return expected
 
 
@@ -135,8 +159,8 @@ def _checked_spec(path: Path, name: str, holder: Any, part: str) -> Mapping[str,
     spec = holder.get(part) if isinstance(holder, dict) else None
     shape = spec.get("shape") if isinstance(spec, dict) else None
     dtype = spec.get("dtype") if isinstance(spec, dict) else None
-    sound = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) and dtype in DTYPES
-    if not sound:
+    sound = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+    if not sound or not isinstance(dtype, str) or dtype not in DTYPES:
         raise PrefixFormatError(f"{path / MANIFEST}: {name} needs a 'shape' and a 'dtype', got {spec!r:.80}")
     assert isinstance(spec, dict)
     return spec
@@ -146,18 +170,22 @@ def _read_tensors(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict
     file = path / TENSORS
     if not file.is_file():
         raise PrefixFormatError(f"{path} is incomplete: there is no {TENSORS} in it")
+    wanted = {part: said for name, spec in expected.items() for part, said in stored_specs(name, spec).items()}
     try:
         with safe_open(file, framework="pt") as handle:
-            _compare_names(file, set(handle.keys()), set(expected))
-            tensors = {}
-            for name, spec in expected.items():
-                tensors[name] = handle.get_tensor(name)
-                found = _spec(tensors[name])
-                if found != dict(spec):
-                    raise PrefixFormatError(f"{file}: {name} is {found}, the manifest says {dict(spec)}")
-            return tensors
+            _compare_names(file, set(handle.keys()), set(wanted))
+            stored = {}
+            for name, spec in wanted.items():
+                stored[name] = handle.get_tensor(name)
+                found = _spec(stored[name])
+                if found != spec:
+                    raise PrefixFormatError(f"{file}: {name} is {found}, the manifest says {spec}")
     except (SafetensorError, OSError) as error:
         raise PrefixFormatError(f"{file} can't be read: {error}") from error
+    return {
+        name: decoded(name, spec, {part: stored[part] for part in stored_specs(name, spec)}, DTYPES[spec["dtype"]])
+        for name, spec in expected.items()
+    }
 
 
 def _compare_names(file: Path, found: set[str], expected: set[str]) -> None:

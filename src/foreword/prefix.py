@@ -15,6 +15,7 @@ from foreword.errors import PrefixError
 from foreword.merges import MERGES, Addition, Gated, Memory
 
 if TYPE_CHECKING:
+    from foreword.encoding import Encoded
     from foreword.models import Base
 
 EMBEDDINGS = "embeddings"
@@ -157,15 +158,16 @@ class Prefix:
     def with_record(self, method: str, record: Mapping[str, Any]) -> Prefix:
         return replace(self, method=method, record=record)
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, encoding: Mapping[str, Encoded] | None = None) -> Path:
         """Write the folder `path` (prefix.safetensors, manifest.json), atomically. Returns its path.
 
+        encoding: tensor name → the stored form that decodes to exactly that tensor; others are stored plain.
         Raises `PrefixError` for non-finite tensors and `PrefixFormatError` if `path` is a file or a
         folder that holds something other than a prefix, `StorageError` if the disk is full; what was there stays.
         """
         from foreword.format import save_prefix
 
-        return save_prefix(self, Path(path))
+        return save_prefix(self, Path(path), encoding)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Prefix:

@@ -197,7 +197,9 @@ def test_slots_say_what_is_special(kind, said, tmp_path, capsys, monkeypatch) ->
     assert all(text in printed for text in said), printed
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "generate", "eval", "slots", "show", "doctor", "methods"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "train", "generate", "eval", "slots", "show", "doctor", "methods", "compress"]
+)
 def test_help_is_there_for_each_command(verb, capsys) -> None:
     assert execute([verb, "--help"]) == 0
     text = capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class Attachment:
         device = torch.device("cpu") if parameter.device.type == "meta" else parameter.device
         self.offsets = [0 if row is None else row.position_offset for row in rows]
         self.captured: dict[str, KV] | None = None
+        self.observer: Callable[[str, AttentionCall], None] | None = None
         self.masks = MaskCache()
         place = device, parameter.dtype
         self.prefixes: list[dict[str, KV]] = [
@@ -72,6 +73,8 @@ class Attachment:
         """Attention output `[B, H, n, d_v]` of one slot."""
         if self.captured is not None:
             self.captured[slot] = KV(call.key, call.value)
+        if self.observer is not None:
+            self.observer(slot, call)
         if self._backend == "reference":
             rows = self.rows.expand(call.batch)
             output = reference_attention(call, [None if row is None else self.prefixes[row].get(slot) for row in rows])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foreword.attention import cached, function, positions, recompute, virtual
 from foreword.attention.attachment import BACKENDS, Attachment
-from foreword.attention.call import refuse_attentions
+from foreword.attention.call import AttentionCall, refuse_attentions
 from foreword.errors import AttachError
 from foreword.prefix import KV, Prefix
 
@@ -29,7 +29,7 @@ IMPLEMENTATION = function.IMPLEMENTATION
 _INJECTOR = "_foreword_injector"
 _LOCK = threading.Lock()  # held only while something is installed or removed
 
-__all__ = ["BACKENDS", "IMPLEMENTATION", "Attachment", "Injector", "attach", "capture"]
+__all__ = ["BACKENDS", "IMPLEMENTATION", "Attachment", "Injector", "attach", "capture", "observed"]
 
 
 class Injector:
@@ -185,6 +185,24 @@ def attach(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None], b
             yield
     finally:
         attachment.masks.clear()
+
+
+@contextmanager
+def observed(
+    model: nn.Module,
+    slots: ModelSlots,
+    rows: Sequence[Prefix | None],
+    observer: Callable[[str, AttentionCall], None],
+) -> Iterator[None]:
+    """`attach`, and show `observer` each attention call with its slot's name before it is computed.
+
+    Raises `AttachError` where attention isn't computed here (models with attention code of their own).
+    """
+    if slots.route == "cache":
+        raise AttachError(f"{type(model).__name__} has attention code of its own; its queries can't be seen from here")
+    with attach(model, slots, rows):
+        model.__dict__[_INJECTOR].current.observer = observer
+        yield
 
 
 def capture(model: nn.Module, slots: ModelSlots, **inputs: Any) -> dict[str, KV]:

@@ -48,9 +48,10 @@ def command(
 
     Example: foreword eval --data valid.jsonl --prefix runs/e2e/prefix --metrics loss,bleu
     """
-    from foreword.config import TEXT_METRICS, EvalConfig, build
+    from foreword.config import TEXT_METRICS, EvalConfig
     from foreword.errors import ConfigError
     from foreword.format import read_manifest
+    from foreword.settings import build
 
     chosen = tuple(name.strip() for name in metrics.split(",")) if metrics else None
     flags = common.given(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -21,11 +21,11 @@ def command(
 
     Example: foreword show runs/e2e/prefix
     """
-    from foreword.format import build_manifest
+    from foreword.format import read_manifest
     from foreword.prefix import Prefix
 
     loaded = Prefix.load(prefix)
-    manifest = build_manifest(loaded)
+    manifest = read_manifest(Path(prefix))
     if json:
         common.print_json(manifest)
         return
@@ -40,6 +40,7 @@ def command(
         "slots": f"{len(loaded.slots)}: {', '.join(list(loaded.slots)[:3])}{', …' if len(loaded.slots) > 3 else ''}",
         "key, value": f"{list(first.key.shape)}, {list(first.value.shape)} {str(first.key.dtype).removeprefix('torch.')}",
         "numbers": f"{loaded.num_parameters:,}",
+        "stored": ", ".join(_forms(manifest)),
         "size": f"{common.kilobytes(Path(prefix)):,.0f} KB",
         "position offset": str(loaded.position_offset),
         "merge": loaded.merge,
@@ -54,3 +55,10 @@ def command(
     for name, fact in facts.items():
         table.add_row(name, Text(fact))
     common.out().print(table)
+
+
+def _forms(manifest: dict[str, Any]) -> list[str]:
+    """How the slots' tensors are stored: plain, or the encodings they have."""
+    specs = [spec for pair in manifest["slots"].values() for spec in pair.values()]
+    kinds = {" ".join(str(part) for part in (spec.get("encoding", "plain"), spec.get("rank", ""))) for spec in specs}
+    return sorted(kind.strip() for kind in kinds)

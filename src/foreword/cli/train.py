@@ -138,7 +138,8 @@ def command(
 
 def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
     """Settings of the resumed run, then the file's, then the flags'."""
-    from foreword.config import TrainConfig, build, read_settings
+    from foreword.config import TrainConfig
+    from foreword.settings import build, read_settings
     from foreword.training.checkpoint import find_checkpoint, read_state
 
     values = {} if run is None else read_settings(run)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 WINDOW = 16  # batches
+HELD_OUT = 96  # rows
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:
@@ -33,6 +34,11 @@ def permutation(num_rows: int, seed: int, epoch: int) -> list[int]:
     """A seeded random order of `num_rows` rows."""
     order: list[int] = torch.randperm(num_rows, generator=_generator(seed, epoch)).tolist()
     return order
+
+
+def held_out(num_rows: int, most: int, seed: int) -> list[int]:
+    """The rows, in order, that a run without a validation file holds out: at most `most`, and a tenth."""
+    return sorted(permutation(num_rows, seed, -1 % 2**31)[: min(most, num_rows // 10)])
 
 
 def _epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foreword.config import build
 from foreword.models import Base
 from foreword.models.slots import Slot
 from foreword.prefix import Prefix
+from foreword.settings import build
 
 
 @dataclass(frozen=True)

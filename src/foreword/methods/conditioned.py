@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from foreword.config import check_types
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start
 from foreword.methods.direct import DirectProducer
@@ -29,6 +28,7 @@ from foreword.methods.factored import unit_rows
 from foreword.models.inputs import vocabulary
 from foreword.models.slots import Slot
 from foreword.prefix import Prefix
+from foreword.settings import check_types
 
 
 @dataclass(frozen=True)

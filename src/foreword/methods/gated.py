@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from foreword.config import check_types
 from foreword.errors import ConfigError
 from foreword.methods.base import Group, Method, Producer, Start, by_name
 from foreword.methods.direct import DirectProducer
 from foreword.models.slots import Slot
 from foreword.prefix import Prefix
+from foreword.settings import check_types
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foreword.config import check_types
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start
 from foreword.methods.factored import FactoredProducer, unit_rows
 from foreword.models.slots import Slot
+from foreword.settings import check_types
 
 
 @dataclass(frozen=True)

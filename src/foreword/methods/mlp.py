@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from foreword.config import check_types
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start
 from foreword.models.slots import Slot
 from foreword.prefix import KV, Prefix
+from foreword.settings import check_types
 
 
 @dataclass(frozen=True)

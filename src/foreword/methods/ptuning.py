@@ -20,11 +20,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foreword.config import check_types
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start
 from foreword.methods.prompt import PromptProducer, merge_of
 from foreword.models.slots import Slot
+from foreword.settings import check_types
 
 
 @dataclass(frozen=True)

@@ -126,13 +126,17 @@ def _batch(examples: Sequence[Example], inputs: dict[str, Tensor], first: list[i
     return Batch(inputs, *(torch.tensor(part, device=device) for part in (targets, positions, rows)))
 
 
-def target_losses(base: Base, batch: Batch) -> Tensor:
-    """Cross entropy in nats of each target token, `[T]`, float32 or the base's wider dtype; with whatever is
+def target_logits(base: Base, batch: Batch) -> Tensor:
+    """The logits that predict each target token, `[T, vocab]`, float32 or the base's wider dtype; with whatever is
     attached to `base`."""
     with only_at(base.model, batch.positions):
-        logits = base.model(**batch.inputs, use_cache=False).logits
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return F.cross_entropy(logits[0].to(wide), batch.targets, reduction="none")
+        logits: Tensor = base.model(**batch.inputs, use_cache=False).logits
+    return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def target_losses(base: Base, batch: Batch) -> Tensor:
+    """Cross entropy in nats of each target token, `[T]`, of `target_logits`."""
+    return F.cross_entropy(target_logits(base, batch), batch.targets, reduction="none")
 
 
 def mean_loss(

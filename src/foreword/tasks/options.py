@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from foreword.config import build
+from foreword.settings import build
 
 Options = TypeVar("Options")
 

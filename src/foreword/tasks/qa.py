@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foreword.config import check_types
 from foreword.data.examples import text_problem
 from foreword.errors import ConfigError
 from foreword.models import Base
 from foreword.prefix import Prefix
+from foreword.settings import check_types
 from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
 from foreword.tasks.classify import in_batches
 from foreword.tasks.heads import LinearHead, head_for

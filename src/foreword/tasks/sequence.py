@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from foreword.config import check_types
 from foreword.data.examples import text_problem
 from foreword.errors import ConfigError
 from foreword.models import Base
 from foreword.prefix import Prefix
+from foreword.settings import check_types
 from foreword.tasks.base import TaskSettings
 from foreword.tasks.classify import Classification, Labelled, LabelledTexts
 from foreword.tasks.encode import Pooling, pooled_states

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreword.config import check_types
 from foreword.data.examples import Example
 from foreword.errors import ConfigError
 from foreword.models import Base
 from foreword.models.inputs import padded
 from foreword.prefix import Prefix
+from foreword.settings import check_types
 from foreword.tasks.base import TaskSettings, attached, pieces
 from foreword.tasks.classify import Labelled, LabelledTexts, require_words
 from foreword.tasks.lm import collate, only_at, require_decoder, target_losses

@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from foreword.config import TrainConfig, to_dict
+from foreword.config import TrainConfig
 from foreword.errors import CheckpointError, ConfigError
 from foreword.files import append_line, free_name, recover, remove_folder, write_json, write_text, writing
+from foreword.settings import to_dict
 from foreword.training.checkpoint import list_checkpoints, step_of
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from foreword.config import TrainConfig, to_dict
+from foreword.config import TrainConfig
 from foreword.data.order import batches
 from foreword.errors import InterruptedRunError, NonFiniteError
 from foreword.methods import Producer
 from foreword.models.lora import save_lora
 from foreword.prefix import Prefix
+from foreword.settings import to_dict
 from foreword.tasks import Task, summed_loss
 from foreword.tasks.saved import save_task
 from foreword.training.accelerator import start_trackers

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from foreword.config import DataConfig, TrainConfig, build
+from foreword.config import DataConfig, TrainConfig
 from foreword.data import BadRow
-from foreword.data.order import permutation
+from foreword.data.order import HELD_OUT, held_out
 from foreword.data.readers import Row, read_rows
 from foreword.errors import ConfigError
 from foreword.models import Base
+from foreword.settings import build
 from foreword.tasks import Mixture, Task, make_task, settings_of
 from foreword.tasks.mixture import Part
 
-HELD_OUT = 96
 _OF_MIXTURE = {"task", "task_options", "data", "validation", "template", "input_field", "target_field"}
 
 
@@ -81,14 +81,14 @@ def _load(task: Task, config: TrainConfig, data: str, validation: str | None, mo
     task.learn(_Fields(data))
     items, bad = task.load(data, **settings)
     if validation is not None:
-        held_out, more = task.load(validation, **settings, limit=config.validation_rows, split="validation")
-        return Rows(items, held_out, bad + more)
-    count = min(config.validation_rows or HELD_OUT, len(items) // 10)
-    if count == 0:
+        measured, more = task.load(validation, **settings, limit=config.validation_rows, split="validation")
+        return Rows(items, measured, bad + more)
+    chosen = held_out(len(items), config.validation_rows or HELD_OUT, config.seed)
+    if not chosen:
         raise ConfigError("validation", f"{len(items)} rows are too few to hold some out; name a validation file")
-    chosen = set(permutation(len(items), config.seed, -1 % 2**31)[:count])
-    kept = [item for index, item in enumerate(items) if index not in chosen]
-    return Rows(kept, [items[index] for index in sorted(chosen)], bad)
+    left_out = set(chosen)
+    kept = [item for index, item in enumerate(items) if index not in left_out]
+    return Rows(kept, [items[index] for index in chosen], bad)
 
 
 class _Fields:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from foreword.config import TrainConfig, to_dict
+from foreword.config import TrainConfig
 from foreword.data import BadRow
 from foreword.data.order import steps_per_epoch
 from foreword.errors import CheckpointError, ConfigError
@@ -21,6 +21,7 @@ from foreword.models import Base
 from foreword.models.lora import lora_parameters
 from foreword.models.sharding import shard
 from foreword.prefix import Prefix
+from foreword.settings import to_dict
 from foreword.tasks import Task
 from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.adapter import restore_adapter, trained_adapter

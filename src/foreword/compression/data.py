@@ -1,0 +1,93 @@
+"""The rows of a sweep: those that are measured, and those that attention mass and recovery are taken from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from foreword.config import CompressConfig
+from foreword.data import Example, load_examples
+from foreword.data.order import HELD_OUT, held_out, permutation
+from foreword.errors import ConfigError
+from foreword.models import Base
+from foreword.prefix import Prefix
+from foreword.settings import build, to_dict
+from foreword.tasks.lm import LanguageModelling, renderer_for
+
+# What a training record's config says about its data, under the names that CompressConfig has for it
+_RECORDED = (
+    "data", "validation", "validation_rows", "template", "input_field", "target_field", "max_bad_rows", "max_tokens",
+    "batch_size", "seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rows:
+    """validation: the measured rows. training: others, empty if nothing needs them. stops: ids that end an answer."""
+
+    validation: list[Example]
+    training: list[Example]
+    stops: list[int]
+
+    def for_mass(self, count: int, seed: int) -> list[Example]:
+        """`count` rows drawn by `seed`, of the training rows where there are any."""
+        rows = self.training or self.validation
+        return [rows[index] for index in permutation(len(rows), seed, 0)[:count]]
+
+
+def recorded_settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `CompressConfig` that a prefix's own record knows: where its data are and how they are read."""
+    config = record.get("config")
+    return {name: config[name] for name in _RECORDED if name in config} if isinstance(config, Mapping) else {}
+
+
+def with_recorded(config: CompressConfig, record: Mapping[str, Any]) -> CompressConfig:
+    """`config` with the record's data settings if it says nothing of data; what it says of them otherwise is kept."""
+    if config.data or config.validation is not None:
+        return config
+    default = build(CompressConfig, {})
+    known = recorded_settings(record)
+    left = {name: value for name, value in known.items() if getattr(config, name) == getattr(default, name)}
+    return build(CompressConfig, to_dict(config) | left, "the prefix's record")
+
+
+def load_rows(base: Base, prefix: Prefix, config: CompressConfig, *, needs_training: bool) -> Rows:
+    """Read the rows of `config`. Raises `ConfigError` if no data are known, `DataError` for what can't be read."""
+    if not config.data and config.validation is None:
+        raise ConfigError("data", "the prefix's record names none; name training rows (data) and validation rows")
+    if config.recover and not config.data:
+        raise ConfigError("data", "recovery trains on training rows; name them")
+    template = config.template or prefix.record.get("template")
+    renderer = renderer_for(base, template, config.input_field or LanguageModelling.input_field)
+    settings: dict[str, Any] = {
+        "target_field": config.target_field or LanguageModelling.target_field,
+        "max_tokens": config.max_tokens or base.max_positions - max(prefix.length, prefix.position_offset),
+        "max_bad_rows": config.max_bad_rows,
+    }
+    stops = renderer.stop_ids(base.model.generation_config)
+    training: list[Example] = []
+    if config.data and (needs_training or config.validation is None):
+        training, _ = load_examples(config.data, renderer, **settings)
+    if config.validation is not None:
+        limit = config.validation_rows
+        measured, _ = load_examples(config.validation, renderer, **settings, limit=limit, split="validation")
+        return Rows(measured, training, stops)
+    chosen = _held_out(prefix, config, len(training))
+    left_out = set(chosen)
+    kept = [example for index, example in enumerate(training) if index not in left_out]
+    return Rows([training[index] for index in chosen[: config.validation_rows]], kept, stops)
+
+
+def _held_out(prefix: Prefix, config: CompressConfig, count: int) -> list[int]:
+    """Rows of the data to measure on: of those that the prefix was trained on, just the ones held out then."""
+    trained = recorded_settings(prefix.record)
+    same = bool(trained) and trained.get("data") == config.data
+    if same and trained.get("validation") is not None:
+        raise ConfigError("validation", f"the prefix was trained on every row of {config.data}; name other rows")
+    settings = trained if same else {}
+    most = settings.get("validation_rows", config.validation_rows) or HELD_OUT
+    chosen = held_out(count, most, settings.get("seed", config.seed))
+    if not chosen:
+        raise ConfigError("validation", f"{count} rows are too few to hold some out; name a validation file")
+    return chosen

@@ -1,0 +1,63 @@
+"""Keys and values in 8 bits, symmetric, with one float16 scale per channel.
+
+    q = round(x / s),  −127 ≤ q ≤ 127,   s = max |x| over the tokens / 127, rounded up to float16
+
+A channel is one of a head's `width` numbers, over its m tokens: a key's outliers sit in few channels, which then cost
+the others nothing (Liu et al. 2024, "KIVI", §3). The error is at most s / 2 in each number, before the rounding to the
+tensor's own dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from foreword.compression.forms import PLAIN, Form
+from foreword.encoding import Encoded
+from foreword.errors import CompressionError
+
+STEPS = 127
+
+
+def encode(tensor: Tensor) -> Encoded:
+    """int8 `[heads, m, width]` and scale `[heads, 1, width]` of a floating tensor with at least one token.
+
+    Raises `CompressionError` for numbers whose scale float16 can't hold.
+    """
+    wide = tensor.detach().double()
+    exact = wide.abs().amax(1, keepdim=True) / STEPS
+    scale = _rounded_up(exact)
+    if not bool(torch.isfinite(scale).all()):
+        raise CompressionError(f"int8: {float(wide.abs().max()):g} is too large for a float16 scale; store it plain")
+    whole = torch.round(wide / scale.double().clamp(min=2.0**-24)).clamp(-STEPS, STEPS).to(torch.int8)
+    return Encoded("int8", {"int8": whole, "scale": scale})
+
+
+def _rounded_up(exact: Tensor) -> Tensor:
+    """The smallest float16 that is not below; as numbers of 0 or more are ordered like their bits, the next is + 1."""
+    near = exact.to(torch.float16)
+    below = (near.double() < exact).to(torch.int16)
+    return (near.view(torch.int16) + below).view(torch.float16)
+
+
+class Int8:
+    """Trained: the tensor itself; attention sees what its int8 form decodes to, and the gradient passes straight
+    through the rounding (Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons")."""
+
+    def start(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor]
+
+    def value(self, trained: Sequence[Tensor], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        (tensor,) = trained
+        seen = encode(tensor).decode(shape, dtype).to(tensor.dtype)
+        return tensor + (seen - tensor).detach()
+
+    def stored(self, trained: Sequence[Tensor], shape: torch.Size, dtype: torch.dtype) -> Encoded:
+        return encode(trained[0])
+
+
+def int8_form(tensor: Tensor) -> Form:
+    """int8, but for a slot without tokens, which has nothing to encode."""
+    return Int8() if tensor.numel() else PLAIN

@@ -1,0 +1,191 @@
+"""`compress`: measure every choice on a trained prefix, and pick one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from foreword.compression.choices import UNCOMPRESSED, Choice, default_names, parse, require_compressible
+from foreword.compression.data import Rows, load_rows, with_recorded
+from foreword.compression.forms import Compressed
+from foreword.compression.mass import attention_mass
+from foreword.compression.pick import Measured, best_under, smallest_within
+from foreword.compression.recover import recover
+from foreword.compression.tokens import require_tokens
+from foreword.config import CompressConfig
+from foreword.errors import ConfigError, NonFiniteError, PrefixError
+from foreword.evaluation import evaluate_examples
+from foreword.format import content_digest, require_replaceable
+from foreword.models import Base
+from foreword.prefix import Prefix
+from foreword.tasks.lm import mean_loss
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class CompressResult:
+    """rows: what was measured, the uncompressed prefix first. picked: the row that was picked, or None if nothing asked
+    for it; output: the folder it was written to."""
+
+    rows: tuple[Measured, ...]
+    picked: Measured | None = None
+    output: Path | None = None
+
+
+def compress(
+    base: Base, config: CompressConfig, prefix: Prefix | None = None, progress: Progress | None = None
+) -> CompressResult:
+    """Measure ways to make `prefix`, or the one saved at `config.prefix`, smaller; with `config.keep_loss` or
+    `config.max_kb` write the one that is picked.
+
+    Each choice is measured as it would be stored and loaded again. progress: called with (what, done, in all).
+    Raises `ConfigError`, `DataError`, `PrefixFormatError` (also if the output holds something that is no prefix),
+    `PrefixMismatchError`, `CompressionError` for a prefix that can't be compressed or if no choice keeps what is asked,
+    `PositionError` for fewer tokens on a model that counts positions by its cache.
+    """
+    return keep(sweep(base, config, prefix, progress), config)
+
+
+def sweep(
+    base: Base, config: CompressConfig, prefix: Prefix | None = None, progress: Progress | None = None
+) -> tuple[Measured, ...]:
+    """The measuring half of `compress`: one row for the uncompressed prefix, then one for each choice."""
+    check(config)
+    prefix = Prefix.load(config.prefix) if prefix is None else prefix
+    require_compressible(base, prefix)
+    config = with_recorded(config, prefix.record)
+    choices = [parse(name) for name in config.choices or default_names(base, prefix)]
+    by_mass = any(choice.needs_mass for choice in choices)
+    if by_mass:
+        require_tokens(base)
+    rows = load_rows(base, prefix, config, needs_training=by_mass or config.recover > 0)
+    sweeping = _Sweep(base, config, prefix, rows)
+    sweeping.look(by_mass)
+    measured: list[Measured] = []
+    for number, choice in enumerate([None, *choices]):
+        measured.append(sweeping.measure(choice))
+        if progress is not None:
+            progress("choices", number + 1, len(choices) + 1)
+    return tuple(measured)
+
+
+def check(config: CompressConfig) -> None:
+    """Raise what can be raised before a model is loaded: `ConfigError` for a choice that isn't known or a folder that
+    isn't named, `PrefixFormatError` for an output that holds something else."""
+    for name in config.choices:
+        parse(name)
+    output = output_of(config)
+    if output is not None:
+        require_replaceable(output)
+
+
+def keep(rows: Sequence[Measured], config: CompressConfig) -> CompressResult:
+    """The picking half: choose by `config` and write. Raises `CompressionError` if nothing fits."""
+    output = output_of(config)
+    if output is None:
+        return CompressResult(tuple(rows))
+    if config.max_kb is not None:
+        picked = best_under(rows, config.max_kb)
+    else:
+        picked = smallest_within(rows, float(config.keep_loss or 0.0))
+    picked.compressed.prefix.save(output, picked.compressed.encoding)
+    return CompressResult(tuple(rows), picked, output)
+
+
+def output_of(config: CompressConfig) -> Path | None:
+    """Where the pick goes; None if nothing is to be picked. Raises `ConfigError` if it would replace the original."""
+    if config.keep_loss is None and config.max_kb is None:
+        return None
+    if config.output is None and not config.prefix:
+        raise ConfigError("output", "name a folder for the prefix that is picked")
+    original = Path(config.prefix)
+    output = Path(config.output) if config.output is not None else original.with_name(f"{original.name}-compressed")
+    if config.prefix and output.resolve() == original.resolve():
+        raise ConfigError("output", f"{output} is the uncompressed prefix itself; name another folder")
+    return output
+
+
+class _Sweep:
+    """What the choices of one sweep share."""
+
+    def __init__(self, base: Base, config: CompressConfig, prefix: Prefix, rows: Rows) -> None:
+        self._base, self._config, self._prefix, self._rows = base, config, prefix, rows
+        self._mass: Mapping[str, Tensor] = {}
+        self._whole_loss = math.nan
+
+    def look(self, by_mass: bool) -> None:
+        """Measure what the choices are made from and held to."""
+        config = self._config
+        self._whole_loss = self._loss(self._prefix)
+        if by_mass:
+            examples = self._rows.for_mass(config.mass_rows, config.seed)
+            self._mass = attention_mass(self._base, self._prefix, examples, config.batch_size)
+
+    def measure(self, choice: Choice | None) -> Measured:
+        """One row; None: the uncompressed prefix."""
+        if choice is None:
+            return self._measured(UNCOMPRESSED, Compressed(self._prefix, {}), self._whole_loss)
+        student = choice.student(self._prefix, self._mass)
+        compressed = student.finish()
+        loss, steps = self._loss(compressed.prefix), self._config.recover
+        if not steps:
+            return self._measured(choice.name, compressed, loss)
+        config = self._config
+        try:
+            recover(
+                self._base, self._prefix, student, self._rows.training,
+                steps=steps, lr=config.lr, batch_size=config.batch_size, seed=config.seed,
+            )  # fmt: skip
+            recovered = student.finish()
+            after = self._loss(recovered.prefix)
+        except (NonFiniteError, PrefixError) as error:
+            return self._measured(choice.name, compressed, loss, note=str(error))
+        if after < loss:
+            return self._measured(choice.name, recovered, after, steps)
+        return self._measured(choice.name, compressed, loss)
+
+    def _measured(
+        self, name: str, compressed: Compressed, loss: float, recovered: int = 0, note: str | None = None
+    ) -> Measured:
+        config = self._config
+        if name != UNCOMPRESSED:
+            compressed = dataclasses.replace(
+                compressed, prefix=self._recorded(name, compressed.prefix, loss, recovered)
+            )
+        bleu = None
+        if config.bleu:
+            result = evaluate_examples(
+                self._base, self._rows.validation, compressed.prefix, ("bleu",), self._rows.stops,
+                config.max_new_tokens, config.batch_size,
+            )  # fmt: skip
+            bleu = result.metrics["bleu"]
+        size = stored_bytes(compressed)
+        return Measured(name, compressed, compressed.prefix.length, size, loss, bleu, recovered, note)
+
+    def _recorded(self, name: str, prefix: Prefix, loss: float, recovered: int) -> Prefix:
+        """`prefix` with a record that says what was done to it, and the loss that it has now."""
+        done = {
+            "choice": name,
+            "of": content_digest(self._prefix),
+            "recovery_steps": recovered,
+            "uncompressed_loss": self._whole_loss,
+            "rows": len(self._rows.validation),
+        }
+        return prefix.with_record(prefix.method, {**prefix.record, "validation_loss": loss, "compression": done})
+
+    def _loss(self, prefix: Prefix) -> float:
+        return mean_loss(self._base, self._rows.validation, prefix, self._config.batch_size)[0]
+
+
+def stored_bytes(compressed: Compressed) -> int:
+    """Bytes of the saved folder, its manifest included, by saving it."""
+    with tempfile.TemporaryDirectory(prefix="foreword-") as place:
+        folder = compressed.prefix.save(Path(place) / "prefix", compressed.encoding)
+        return sum(file.stat().st_size for file in folder.iterdir())

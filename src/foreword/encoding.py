@@ -1,0 +1,126 @@
+"""Stored forms of a slot's tensor that take fewer bytes than the tensor itself, and how they are read back.
+
+    svd     left `[m, r]` and right `[r, heads · width]`, of the tensor's own dtype; the tensor, token by token, is
+            their product
+    int8    int8 `[heads, m, width]` and scale `[heads, 1, width]` float16; the tensor is their product
+
+Decoding gives the same bits on every machine, since the content digest is over what is decoded: it works in float64,
+where a product of two factors of float32 or less is exact, adds in a fixed order, never by a matrix product, and rounds
+to 16 bits by way of float32, as not every library goes there directly in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreword.errors import PrefixError, PrefixFormatError
+
+KINDS = ("svd", "int8")
+MOST = 2**28  # numbers in one tensor: a few stored bytes can't ask for more memory than that
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tensor as it is stored. kind: one of `KINDS`; parts: the stored tensors, named as in the table above."""
+
+    kind: str
+    parts: Mapping[str, Tensor]
+
+    def decode(self, shape: torch.Size | list[int], dtype: torch.dtype) -> Tensor:
+        """The tensor `[heads, m, width]` of `dtype`, on the parts' device."""
+        parts = {name: part.detach().double() for name, part in self.parts.items()}
+        if self.kind == "int8":
+            return _rounded(parts["int8"] * parts["scale"], dtype)
+        left, right = parts["left"], parts["right"]
+        total = left.new_zeros(left.shape[0], right.shape[1])
+        for index in range(left.shape[1]):
+            total += left[:, index, None] * right[index]
+        return _rounded(from_tokens(total, shape), dtype)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the manifest says beyond shape and dtype."""
+        rank = {"rank": int(self.parts["left"].shape[1])} if self.kind == "svd" else {}
+        return {"encoding": self.kind, **rank}
+
+
+def by_token(tensor: Tensor) -> Tensor:
+    """`[heads, m, width]` → `[m, heads · width]`: one row per virtual token."""
+    return tensor.transpose(0, 1).reshape(tensor.shape[1], -1)
+
+
+def from_tokens(matrix: Tensor, shape: torch.Size | list[int]) -> Tensor:
+    """The inverse of `by_token`."""
+    heads, length, width = shape
+    return matrix.reshape(length, heads, width).transpose(0, 1).contiguous()
+
+
+def stored_tensors(tensors: Mapping[str, Tensor], encoding: Mapping[str, Encoded]) -> dict[str, Tensor]:
+    """What goes into the file for `tensors`. Raises `PrefixError` if an encoding isn't that of its tensor."""
+    if strange := sorted(set(encoding) - {name for name in tensors if not name.startswith("extra.")}):
+        raise PrefixError(f"there is no tensor {strange[0]!r} in the prefix that could be stored encoded")
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name not in encoding:
+            stored[name] = tensor
+            continue
+        if not torch.equal(encoding[name].decode(tensor.shape, tensor.dtype).to(tensor.device), tensor):
+            raise PrefixError(f"{name}: its {encoding[name].kind} encoding decodes to something else")
+        for part, value in encoding[name].parts.items():
+            stored[f"{name}.{part}"] = value.detach().cpu().contiguous()
+    return stored
+
+
+def check_spec(file: Path, name: str, spec: Mapping[str, Any], version: int) -> None:
+    """Raise `PrefixFormatError` if the manifest's entry for `name` names an encoding that can't be."""
+    kind = spec.get("encoding")
+    if "encoding" not in spec:
+        return
+    if version == 1 or name.startswith("extra."):
+        raise PrefixFormatError(f"{file}: {name} can't be stored encoded here, but has encoding {kind!r}")
+    if kind not in KINDS:
+        raise PrefixFormatError(f"{file}: {name} has encoding {kind!r}, which is not known (known: {', '.join(KINDS)})")
+    heads, length, width = shape = spec["shape"] if len(spec["shape"]) == 3 else [0, 0, 0]
+    if not 0 < heads * length * width <= MOST:
+        raise PrefixFormatError(f"{file}: {name} of shape {spec['shape']} can't have an encoding")
+    rank, most = spec.get("rank"), min(length, heads * width)
+    if kind == "svd" and not (type(rank) is int and 1 <= rank <= most):
+        raise PrefixFormatError(f"{file}: {name} of shape {shape} needs a 'rank' from 1 to {most}, got {rank!r:.40}")
+    known = {"shape", "dtype", "encoding"} | ({"rank"} if kind == "svd" else set())
+    if strange := sorted(set(spec) - known):
+        raise PrefixFormatError(f"{file}: {name} has {strange[0]!r}, which {kind} does not know")
+
+
+def stored_specs(name: str, spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name, shape and dtype of each tensor that the file holds for the manifest's entry `spec` of `name`."""
+    kind = spec.get("encoding")
+    if kind is None:
+        return {name: dict(spec)}
+    heads, length, width = spec["shape"]
+    if kind == "int8":
+        return {
+            f"{name}.int8": {"shape": [heads, length, width], "dtype": "int8"},
+            f"{name}.scale": {"shape": [heads, 1, width], "dtype": "float16"},
+        }
+    return {
+        f"{name}.left": {"shape": [length, spec["rank"]], "dtype": spec["dtype"]},
+        f"{name}.right": {"shape": [spec["rank"], heads * width], "dtype": spec["dtype"]},
+    }
+
+
+def decoded(name: str, spec: Mapping[str, Any], stored: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """The tensor `name` from what `stored_specs` names."""
+    if "encoding" not in spec:
+        return stored[name]
+    parts = {part.removeprefix(f"{name}."): tensor for part, tensor in stored.items()}
+    return Encoded(spec["encoding"], parts).decode(spec["shape"], dtype)
+
+
+def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(torch.promote_types(dtype, torch.float32)).to(dtype)
