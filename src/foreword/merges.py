@@ -22,10 +22,10 @@ class Merge:
 
 MERGES = {
     "softmax": Merge(True, "key/value cache", is_cache=True),
-    "gated": Merge(True, "not as a key/value cache: its gates stand outside the softmax"),
-    "memory": Merge(False, "not as a key/value cache: it has no keys, its matrices act on queries"),
-    "conditioned": Merge(True, "a key/value cache per input; as a whole not, since a network reads the input"),
-    "embedding": Merge(False, "input embeddings; not as a key/value cache on this architecture"),
+    "gated": Merge(True, "no key/value cache: its gates stand outside the softmax"),
+    "memory": Merge(False, "no key/value cache: it has no keys, its matrices act on queries"),
+    "conditioned": Merge(True, "a key/value cache for each input, none as a whole: a network reads the input"),
+    "embedding": Merge(False, "input embeddings, no key/value cache: here the two are not the same"),
 }
 
 

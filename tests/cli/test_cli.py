@@ -334,6 +334,43 @@ def test_methods_are_counted_for_a_model(place, capsys) -> None:
     assert all(name in printed for name in METHODS)
 
 
+def test_methods_reproduce_known_figures_from_a_config_file(place, capsys) -> None:
+    """GPT-2 Medium, 100 virtual tokens: 2 · 24 · 100 · 1024 numbers, 1.4 % of the model."""
+    config = {
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 1024, "n_layer": 24, "n_head": 16,
+        "n_positions": 1024, "vocab_size": 50257,
+    }  # fmt: skip
+    (place / "gpt2-medium.json").write_text(json.dumps(config))
+    assert execute(["methods", "--config", "gpt2-medium.json", "--length", "100", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["model_parameters"] == pytest.approx(354.8e6, rel=1e-3)
+    rows = {row["method"]: row for row in printed["methods"]}
+    assert rows["direct"]["parameters"] == 4_915_200
+    assert rows["direct"]["share"] == pytest.approx(0.014, abs=5e-4)
+    assert rows["shared"]["saving"] >= 0.7
+    assert rows["lowrank"]["saving"] >= 0.6
+    assert 0.0001 <= rows["prompt"]["share"] <= 0.001
+    assert execute(["methods", "--config", "gpt2-medium.json", "--length", "100"]) == 0
+    text = capsys.readouterr().out
+    assert "4,915,200" in text
+    assert "1.39 %" in text
+    assert execute(["methods", "model", "--config", "gpt2-medium.json"]) == 2
+
+
+def test_methods_say_what_can_be_exported(place, capsys) -> None:
+    tiny_model("bert").save_pretrained(place / "bert")
+    for model, merge in (("model", "softmax"), ("bert", "embedding")):
+        assert execute(["methods", model, "--json"]) == 0
+        rows = {row["method"]: row for row in json.loads(capsys.readouterr().out)["methods"]}
+        assert rows["prompt"]["merge"] == merge
+        assert rows["prompt"]["is_cache"] is (merge == "softmax")
+        assert rows["direct"]["is_cache"] is True
+        for name in ("gated", "memory", "conditioned"):
+            assert rows[name]["is_cache"] is False
+    assert execute(["methods", "model"]) == 0
+    assert "its gates stand outside the softmax" in " ".join(capsys.readouterr().out.split())
+
+
 def test_at_their_defaults_shared_and_lowrank_are_small() -> None:
     """SmolLM2's shapes, 32 virtual tokens: at least 70 and 60 % fewer parameters than keys and values."""
     from transformers import LlamaConfig

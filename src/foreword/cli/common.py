@@ -102,6 +102,24 @@ def model_for(model: str | None, prefix: str | None) -> str:
     return DEFAULT_MODEL
 
 
+def pairs(flag: str, entries: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE entries, values read as YAML does: 3 is a number, true a truth value."""
+    import yaml
+
+    from foreword.errors import ConfigError
+
+    pairs: dict[str, Any] = {}
+    for entry in entries or []:
+        name, equals, value = entry.partition("=")
+        if not equals or not name:
+            raise ConfigError(flag, f"{entry!r} must be NAME=VALUE")
+        try:
+            pairs[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(flag, f"{entry!r}: {' '.join(str(error).split())}") from error
+    return pairs
+
+
 @contextmanager
 def bar(console: Console, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar fed with (what, done, total); shows on a terminal only."""

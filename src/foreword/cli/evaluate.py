@@ -20,18 +20,28 @@ def command(
     template: common.Template = None,
     metrics: Annotated[
         str | None,
-        typer.Option("--metrics", help="Some of loss,perplexity,bleu,chrf,rouge_l,exact_match. Default: all."),
+        typer.Option("--metrics", help="Some of the task's, with commas between them. Default: all."),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head", help="A trained head (run/head, or run/head:name of several). Default: the prefix's own."
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Without a head: what is asked, lm or verbalizer.")] = None,
+    task_option: Annotated[
+        list[str] | None, typer.Option("--task-option", metavar="NAME=VALUE", help="A setting of that task.")
     ] = None,
     rows: Annotated[int | None, typer.Option("--rows", help="Only the first so many rows.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer. Default: 64.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Rows at once. Default: 16.")] = None,
     input_field: Annotated[
         str | None,
-        typer.Option("--input-field", help="The input's field. Default: as the prefix was trained, else input."),
+        typer.Option("--input-field", help="The input's field. Default: as the prefix was trained."),
     ] = None,
     target_field: Annotated[
         str | None,
-        typer.Option("--target-field", help="The target's field. Default: as the prefix was trained, else target."),
+        typer.Option("--target-field", help="The target's field. Default: as the prefix was trained."),
     ] = None,
     max_bad_rows: Annotated[int | None, typer.Option("--max-bad-rows", help="Bad rows allowed. Default: 0.")] = None,
     answers: Annotated[
@@ -44,7 +54,8 @@ def command(
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
-    """Measure a model, with or without a prefix: loss in nats per target token, perplexity, BLEU, chrF, ROUGE-L, exact match.
+    """Measure a model, with or without a prefix: loss in nats, perplexity, BLEU, chrF, ROUGE-L and exact match; of a
+    trained head accuracy, F1 and the like.
 
     Example: foreword eval --data valid.jsonl --prefix runs/e2e/prefix --metrics loss,bleu
     """
@@ -58,12 +69,15 @@ def command(
         data=data, prefix=prefix, template=common.unescape(template), metrics=chosen, rows=rows,
         max_new_tokens=max_new_tokens, batch_size=batch_size, max_bad_rows=max_bad_rows, dtype=dtype, device=device, quantise=quantise, lora=lora,
     )  # fmt: skip
-    flags |= common.given(input_field=input_field, target_field=target_field)
+    flags |= common.given(input_field=input_field, target_field=target_field, head=head, task=task)
+    if task_option:
+        flags["task_options"] = common.pairs("--task-option", task_option)
     if prefix is not None:
         trained = read_manifest(Path(prefix))["record"].get("config", {})
-        flags = {name: trained[name] for name in ("input_field", "target_field") if name in trained} | flags
+        kept = ("input_field", "target_field", "task", "task_options")
+        flags = {name: trained[name] for name in kept if name in trained} | flags
     config = build(EvalConfig, flags | {"model": common.model_for(model, prefix)}, "flags")
-    if answers is not None and not set(config.metrics or TEXT_METRICS) & set(TEXT_METRICS):
+    if answers is not None and config.metrics is not None and set(config.metrics) <= {"loss", "perplexity"}:
         raise ConfigError("--answers", f"there are none without a text metric ({', '.join(TEXT_METRICS)})")
     if answers is not None and not answers.absolute().parent.is_dir():
         raise ConfigError("--answers", f"{answers.parent} is not a folder")

@@ -6,48 +6,96 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from foreword.cli import common
+
+COLUMNS = {
+    "method": "method",
+    "parameters": "parameters",
+    "share": "of model",
+    "saving": "saves",
+    "learning_rate": "lr",
+    "is_cache": "KV cache",
+}
 
 
 def command(
     model: Annotated[
         str | None, typer.Argument(help="Hub id, folder, .gguf file, bundled name, or just a config.json to count for.")
     ] = None,
+    config: Annotated[str | None, typer.Option("--config", help="A config.json, instead of a model.")] = None,
     length: Annotated[int, typer.Option("--length", min=1, help="Virtual tokens to count for.")] = 32,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
-    """List the methods: what each learns, how many parameters for a model and length, and what it is stored as.
+    """List the methods: what each learns, how many parameters for a model and length, and what it can be exported as.
 
-    Example: foreword methods gpt2-medium/config.json --length 100
+    Nothing is downloaded for a config file, and no weights are made. Example: foreword methods --config gpt2-medium.json --length 100
     """
     from foreword.config import DEFAULT_MODEL
+    from foreword.errors import ConfigError
+
+    if model is not None and config is not None:
+        raise ConfigError("--config", "give a model or a config file, not both")
+    name = config or model or DEFAULT_MODEL
+    rows, whole = _rows(name, length)
+    if json:
+        common.print_json({"model": name, "model_parameters": whole, "length": length, "methods": rows})
+        return
+    table = Table(title=Text(f"{name}, {whole:,} parameters; {length} virtual tokens"))
+    for column, title in COLUMNS.items():
+        table.add_column(title, no_wrap=True, justify="left" if column in ("method", "is_cache") else "right")
+    words = Table(box=None, show_header=False, padding=(0, 1))
+    words.add_column(no_wrap=True)
+    words.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*(_shown(column, row[column]) for column in COLUMNS))
+        export = "" if row["is_cache"] else f" (exports as: {row['exports_as']})"
+        words.add_row(row["method"], Text(row["learns"] + export))
+    common.out().print(table)
+    common.out().print(words)
+
+
+def _rows(name: str, length: int) -> tuple[list[dict[str, Any]], int]:
+    """(a row per method, parameters of the model)."""
+    from foreword.merges import MERGES
     from foreword.methods import METHODS
     from foreword.models.loading import empty_model, load_config
-    from foreword.models.slots import find_slots
+    from foreword.models.slots import embedding_width, find_slots
 
-    config = load_config(model or DEFAULT_MODEL)
-    slots, hidden = find_slots(empty_model(config)).slots, config.get_text_config().hidden_size
-    rows: list[dict[str, Any]] = [
-        {
-            "method": name,
-            "learns": method.summary,
-            "formula": method.formula,
-            "parameters": method.count(slots, length, hidden, method.parse_options({})),
-            "learning_rate": method.default_lr,
-            "stored_as": "key/value cache",
-        }
-        for name, method in METHODS.items()
-    ]
-    if json:
-        common.print_json({"model": model or DEFAULT_MODEL, "length": length, "methods": rows})
-        return
-    table = Table(title=f"{model or DEFAULT_MODEL}, {length} virtual tokens")
-    for column in ("method", "learns", "parameters", "default lr", "stored as"):
-        table.add_column(column, overflow="fold", justify="right" if column in ("parameters", "default lr") else "left")
-    for row in rows:
-        table.add_row(
-            row["method"], row["learns"], f"{row['parameters']:,}", f"{row['learning_rate']:g}", row["stored_as"]
+    model = empty_model(load_config(name))
+    slots, width = find_slots(model).slots, embedding_width(model)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    direct = METHODS["direct"].count(slots, length, width, None)
+    rows = []
+    for key, method in METHODS.items():
+        count = method.count(slots, length, width, method.parse_options({}))
+        merge = method.merge(model)
+        rows.append(
+            {
+                "method": key,
+                "learns": method.summary,
+                "formula": method.formula,
+                "parameters": count,
+                "share": count / whole,
+                "saving": 1 - count / direct,
+                "learning_rate": method.default_lr,
+                "merge": merge,
+                "is_cache": MERGES[merge].is_cache,
+                "exports_as": MERGES[merge].export,
+            }
         )
-    common.out().print(table)
+    return rows, whole
+
+
+def _shown(column: str, value: Any) -> str:
+    if column == "parameters":
+        return f"{value:,}"
+    if column == "share":
+        return f"{100 * value:.3g} %"
+    if column == "saving":
+        return f"{100 * value:.0f} %" if value > 0 else "–"
+    if column == "is_cache":
+        return "yes" if value else "no"
+    return f"{value:g}" if column == "learning_rate" else str(value)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from foreword.cli import common
+
+if TYPE_CHECKING:
+    from foreword.prefix import Prefix
 
 
 def command(
@@ -22,6 +25,7 @@ def command(
     Example: foreword show runs/e2e/prefix
     """
     from foreword.format import read_manifest
+    from foreword.merges import MERGES
     from foreword.prefix import Prefix
 
     loaded = Prefix.load(prefix)
@@ -33,17 +37,18 @@ def command(
     table = Table(show_header=False, title=Text(prefix))
     table.add_column()
     table.add_column(overflow="fold")
-    first = next(iter(loaded.slots.values()))
-    lengths = {kv.length for kv in loaded.slots.values()}
+    lengths = {kv.length for kv in loaded.slots.values()} or {loaded.length}
+    names = list(loaded.slots) or list(loaded.additions)
     facts = {
         "virtual tokens": " to ".join(str(n) for n in sorted({min(lengths), max(lengths)})),
-        "slots": f"{len(loaded.slots)}: {', '.join(list(loaded.slots)[:3])}{', …' if len(loaded.slots) > 3 else ''}",
-        "key, value": f"{list(first.key.shape)}, {list(first.value.shape)} {str(first.key.dtype).removeprefix('torch.')}",
+        "slots": f"{len(names)}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}" if names else "none",
+        **_shapes(loaded),
         "numbers": f"{loaded.num_parameters:,}",
-        "stored": ", ".join(_forms(manifest)),
+        "stored": ", ".join(_forms(manifest)) or "plain",
         "size": f"{common.kilobytes(Path(prefix)):,.0f} KB",
         "position offset": str(loaded.position_offset),
         "merge": loaded.merge,
+        "exports as": MERGES[loaded.merge].export,
         "base": f"{base['source']} ({base['architecture']})",
         "base weights": f"{base['weights']}"
         + (f", dequantised {base['quantisation']}" if base["quantisation"] else ""),
@@ -55,6 +60,18 @@ def command(
     for name, fact in facts.items():
         table.add_row(name, Text(fact))
     common.out().print(table)
+
+
+def _shapes(prefix: Prefix) -> dict[str, str]:
+    """The shapes of the first slot, and of the extra tensors by kind."""
+    facts = {}
+    if prefix.slots:
+        first = next(iter(prefix.slots.values()))
+        kind = str(first.key.dtype).removeprefix("torch.")
+        facts["key, value"] = f"{list(first.key.shape)}, {list(first.value.shape)} {kind}"
+    for name, tensor in prefix.extras.items():
+        facts.setdefault(name.rpartition(".")[2], str(list(tensor.shape)))
+    return facts
 
 
 def _forms(manifest: dict[str, Any]) -> list[str]:

@@ -37,7 +37,9 @@ def command(
         str | None, typer.Option("--method", help="One of those that foreword methods lists. Default: direct.")
     ] = None,
     length: Annotated[int | None, typer.Option("--length", help="Virtual tokens. Default: 32.")] = None,
-    init: Annotated[str | None, typer.Option("--init", help="text, vocab, random or prefix. Default: text.")] = None,
+    init: Annotated[
+        str | None, typer.Option("--init", help="text, vocab, labels, mean, random or prefix. Default: text.")
+    ] = None,
     init_text: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +72,16 @@ def command(
     max_bad_rows: Annotated[
         int | None, typer.Option("--max-bad-rows", help="Bad rows allowed; each is reported and left out. Default: 0.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="lm, seq-cls, token-cls, multiple-choice, qa or verbalizer. Default: lm."),
+    ] = None,
+    slots: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slots", help="Which attention layers take a prefix: decoder.0-5, cross, encoder.3; may be repeated."
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of row order and random initialisation. Default: 0.")
     ] = None,
@@ -100,6 +112,14 @@ def command(
             help="A setting of the method, for instance --option hidden=256.",
         ),
     ] = None,
+    task_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task-option",
+            metavar="NAME=VALUE",
+            help="A setting of the task, for instance --task-option 'words={good: [great, fine], bad: terrible}'.",
+        ),
+    ] = None,
     dtype: common.Dtype = None,
     device: common.Device = None,
     quantise: common.Quantise = None,
@@ -111,18 +131,22 @@ def command(
 
     Example: foreword train --data train.jsonl --validation valid.jsonl --template '{input}\\nDescription:'
 
-    Rows are {"input": …, "target": …}. Each bad row is reported with file and line, and stops the run.
-    The run folder holds config.json, history.jsonl, loss.png, prefix/ (the best) and checkpoints/.
+    Rows are {"input": …, "target": …}; of other tasks {"text", "label"}, {"tokens", "tags"} and so on (docs/tasks.md).
+    Each bad row is reported with file and line, and stops the run.
+    The run folder holds config.json, history.jsonl, loss.png, prefix/ (the best), checkpoints/, and a task's head/.
     """
     flags = common.given(
         model=model, data=data, validation=validation, template=common.unescape(template), method=method,
         length=length, init=init, init_text=init_text, init_prefix=init_prefix, steps=steps, epochs=epochs,
         batch_size=batch_size, accumulation=accumulation, lr=lr, seed=seed, max_bad_rows=max_bad_rows, output=output, resume=resume,
-        dtype=dtype, device=device, quantise=quantise, lora=lora, train=what,
+        dtype=dtype, device=device, quantise=quantise, lora=lora, train=what, task=task,
+        slots=tuple(slots) if slots else None,
     )  # fmt: skip
-    flags = _pairs("--set", settings) | flags
+    flags = common.pairs("--set", settings) | flags
     if option:
-        flags["options"] = _pairs("--option", option)
+        flags["options"] = common.pairs("--option", option)
+    if task_option:
+        flags["task_options"] = common.pairs("--task-option", task_option)
     config = _config(run, flags)
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
 
@@ -148,24 +172,6 @@ def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
     return build(TrainConfig, saved | values | flags, run or "flags")
 
 
-def _pairs(flag: str, entries: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE entries, values read as YAML does: 3 is a number, true a truth value."""
-    import yaml
-
-    from foreword.errors import ConfigError
-
-    pairs: dict[str, Any] = {}
-    for entry in entries or []:
-        name, equals, value = entry.partition("=")
-        if not equals or not name:
-            raise ConfigError(flag, f"{entry!r} must be NAME=VALUE")
-        try:
-            pairs[name.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(flag, f"{entry!r}: {' '.join(str(error).split())}") from error
-    return pairs
-
-
 def _report(result: TrainResult, as_json: bool) -> None:
     folder = result.run / "prefix"
     if as_json:
@@ -186,7 +192,11 @@ def _report(result: TrainResult, as_json: bool) -> None:
     why = ", stopped early" if result.stopped_early else ""
     console.print(f"validation loss {first:.4f} → {result.validation_loss:.4f} after {result.steps} steps{why}")
     console.print(f"prefix   {folder}  ({common.kilobytes(folder):,.0f} KB, {result.prefix.length} virtual tokens)")
+    if (result.run / "head").is_dir():
+        console.print(f"head     {result.run / 'head'}")
     if (result.run / "lora").is_dir():
         console.print(f"LoRA     {result.run / 'lora'}")
     console.print(f"curves   {result.run / 'loss.png'}")
-    console.print(f"use it   foreword generate --prefix {folder} 'your input'", soft_wrap=True)
+    generative = not (result.run / "head").is_dir()
+    use = f"generate --prefix {folder} 'your input'" if generative else f"eval --prefix {folder} --data FILE"
+    console.print(f"use it   foreword {use}", soft_wrap=True)
