@@ -5,7 +5,7 @@
 SmolLM2-135M, 60 steps of batch 8, length 32, text initialisation, the same batches for all. Prints the
 parameters trained, KB of the saved prefix, validation loss in nats per target token (first reference of the first
 96 rows) at step 0 and at the end, and BLEU (greedy, all references of the same rows) at the best rate.
-`--long`: direct and mlp at 32 to 512 virtual tokens, several seeds, and what keeps them stable. `--timing`: seconds per
+`--long`: direct and mlp at 32 to 512 virtual tokens, 40 steps, several seeds, and what keeps them stable. `--timing`: seconds per
 step, methods interleaved, medians; run it on a quiet machine.
 
 Resumable cell by cell: what stands in the results file is not computed again.
@@ -32,7 +32,7 @@ from results import Results
 
 TEMPLATE = "{input}\nDescription:"
 RATES = (6e-4, 6e-3, 6e-2)
-LONG = (32, 128, 256, 512)
+LONG, LONG_STEPS = (32, 128, 256, 512), 40
 LONG_RATES = {"direct": 6e-2, "mlp": 4e-4}
 # what might keep 512 virtual tokens stable: changes to the settings of `direct`
 STABLE: dict[str, dict[str, Any]] = {
@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of --long")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--timing", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("bench/results/methods.json"))
@@ -117,11 +117,14 @@ class Bench:
             for method, rate in LONG_RATES.items():
                 for seed in self.arguments.seeds:
                     key = f"{method}, {length} tokens, seed {seed}"
-                    self.cell(key, method=method, length=length, lr=rate, seed=seed, validate_every=20)
+                    self.cell(key, method=method, length=length, lr=rate, seed=seed, **self._long())
         for name, changes in STABLE.items():
             for seed in self.arguments.seeds:
-                settings = {"method": "direct", "length": 512, "lr": 6e-2, "seed": seed, "validate_every": 20} | changes
+                settings = {"method": "direct", "length": 512, "lr": 6e-2, "seed": seed, **self._long()} | changes
                 self.cell(f"direct, 512 tokens, {name}, seed {seed}", **settings)
+
+    def _long(self) -> dict[str, Any]:
+        return {"steps": LONG_STEPS, "validate_every": LONG_STEPS // 2, "checkpoint_every": LONG_STEPS}
 
     def timing(self, rounds: int = 3, steps: int = 4) -> None:
         """Median seconds of a step, methods interleaved; the first step of each round is left out."""

@@ -158,7 +158,7 @@ def test_one_prefix_for_several_data_sets_then_continued_for_one(tmp_path) -> No
         request = foreword.EvalConfig(data=parts[name]["validation"], prefix=prefix, head=f"{head}:{name}")
         found.append(foreword.evaluate(base, request).metrics["loss"])
     assert sum(found) / 2 == pytest.approx(result.validation_loss, rel=1e-4)
-    with pytest.raises(ConfigError, match="head: .* holds colours, people; name one"):
+    with pytest.raises(ConfigError, match=r"head: .* holds colours, people; name one"):
         foreword.evaluate(base, foreword.EvalConfig(data=parts["colours"]["validation"], prefix=prefix))
     more = {"task": "seq-cls", "init": "prefix", "init_prefix": prefix, "init_head": f"{head}:colours", "steps": 3}
     alone = {"data": parts["colours"]["data"], "validation": parts["colours"]["validation"]}
