@@ -74,3 +74,43 @@ def test_prefix_goes_on_from_another(tmp_path) -> None:
     assert same(make(init="prefix", init_prefix=str(tmp_path / "p")), saved)
     with pytest.raises(ConfigError, match=r"length: is 5, but .* has 12"):
         starting_point(TrainConfig(length=5, init="prefix", init_prefix=str(tmp_path / "p")), tiny_base(), ROWS)
+
+
+def test_labels_are_the_words_of_the_classes() -> None:
+    start = starting_point(TrainConfig(length=12, init="labels"), tiny_base(), ROWS, ["card_lost", "ok"])
+    assert same(start.prefix, Prefix.from_text("card lost ok", tiny_base()))
+    with pytest.raises(ConfigError, match="needs classes; task 'lm' has none"):
+        make(init="labels")
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5", "albert"])
+def test_mean_is_the_mean_of_the_tasks_words_each_moved_a_little(kind) -> None:
+    base = tiny_base(kind)
+    config = TrainConfig(length=40, init="mean", init_text="food place")
+    start = starting_point(config, base, ROWS)
+    words = base.model.get_input_embeddings()(torch.tensor(base.tokenizer("food place")["input_ids"])).detach()
+    assert start.embeddings.shape == (40, words.shape[1])
+    assert relative(start.embeddings.mean(0), words.mean(0)) < 0.1
+    spread = (start.embeddings - words.mean(0)).std()
+    assert float(spread) == pytest.approx(0.1 * float(words.std()), rel=0.1)
+    assert {kv.length for kv in start.prefix.slots.values()} == {40}
+    assert same(start.prefix, starting_point(config, base, ROWS).prefix)
+    seen = base.capture(
+        inputs_embeds=start.embeddings[None],
+        **({"decoder_inputs_embeds": start.embeddings[None]} if kind == "t5" else {}),
+    )
+    assert all(torch.equal(start.prefix.slots[name].key, kv.key) for name, kv in seen.items())
+    frequent = starting_point(TrainConfig(length=40, init="mean"), base, ROWS).embeddings.mean(0)
+    assert relative(frequent, words.mean(0)) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["bart", "albert", "t5"])
+def test_embeddings_are_those_that_the_first_stack_sees(kind) -> None:
+    base = tiny_base(kind)
+    start = starting_point(TrainConfig(length=12), base, ROWS)
+    seen = base.capture(
+        inputs_embeds=start.embeddings[None],
+        **({"decoder_inputs_embeds": start.embeddings[None]} if kind in ("bart", "t5") else {}),
+    )
+    for name, kv in start.prefix.slots.items():
+        assert relative(kv.key, seen[name].key) < 1e-5
