@@ -73,3 +73,18 @@ def test_average() -> None:
     for prefixes, weights in wrong:
         with pytest.raises(PrefixMismatchError):
             foreword.average(prefixes, weights)
+
+
+def test_what_is_more_than_keys_and_values_is_refused() -> None:
+    from method_cases import finished
+
+    base = tiny_base()
+    plain = finished(base, ("direct", {}))
+    for name in ("gated", "memory", "conditioned"):
+        other = finished(base, (name, {}))
+        for together in (
+            lambda one=other: foreword.concat(plain, one, base),
+            lambda one=other: foreword.average([plain, one]),
+        ):
+            with pytest.raises(PrefixMismatchError, match=f"merge '{name}' is more than keys and values"):
+                together()

@@ -24,9 +24,10 @@ def concat(first: Prefix, second: Prefix, base: Base) -> Prefix:
     With rotary positions the second's keys are rotated, so that it stands behind the first as text would, and the
     offset is the sum. Where a base takes no positions from outside (encoders, T5, BART) both have offset 0 and so has
     the result; ALiBi counts by itself. A slot that only one of them has keeps that one's.
-    Raises `PositionError` for learned positions, whose keys can't be moved, and where an offset can't be changed.
+    Raises `PrefixMismatchError` unless both join attention by softmax, `PositionError` for learned positions, whose keys can't be moved, and where an offset can't be changed.
     """
     for prefix in (first, second):
+        _require_softmax(prefix)
         base.require_fit(prefix)
     behind, offset = second, first.position_offset + second.position_offset
     if first.position_offset and second.position_offset:
@@ -56,7 +57,9 @@ def average(prefixes: Sequence[Prefix], weights: Sequence[float] | None = None) 
             f"{len(prefixes)} prefixes need as many weights with a sum other than 0, not {shares}"
         )
     first = prefixes[0]
+    _require_softmax(first)
     for other in prefixes[1:]:
+        _require_softmax(other)
         _require_alike(first, other)
     total = sum(shares)
     slots = {
@@ -65,6 +68,13 @@ def average(prefixes: Sequence[Prefix], weights: Sequence[float] | None = None) 
     }
     record = {"average": [prefix.method for prefix in prefixes], "weights": [share / total for share in shares]}
     return replace(first, slots=slots, extras={}, method="average", record=record)
+
+
+def _require_softmax(prefix: Prefix) -> None:
+    if prefix.merge != "softmax":
+        raise PrefixMismatchError(
+            f"a prefix of merge {prefix.merge!r} is more than keys and values; only those of softmax go together"
+        )
 
 
 def _joined(one: KV | None, other: KV | None) -> KV:
