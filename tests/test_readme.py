@@ -14,8 +14,25 @@ from tiny import tiny_base
 README = Path(__file__).parents[1] / "README.md"
 
 
+def examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_classifier_example(tmp_path, monkeypatch) -> None:
+    (tmp_path / "sst2").mkdir()
+    for name in ("train", "valid"):
+        rows = "".join(json.dumps({"text": f"{name} {i}", "label": ("no", "yes")[i % 2]}) + "\n" for i in range(20))
+        (tmp_path / "sst2" / f"{name}.jsonl").write_text(rows)
+    monkeypatch.setattr(foreword, "load", lambda name: tiny_base("bert"))
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {"foreword": foreword}
+    (code,) = examples()[1:]
+    exec(compile(code.replace("foreword.evaluate(", "found = foreword.evaluate("), str(README), "exec"), scope)  # noqa: S102
+    assert 0 <= scope["found"] <= 100
+
+
 def test_python_example(tmp_path, monkeypatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    code = examples()[0]
     for name in ("train", "valid"):
         rows = "".join(json.dumps({"input": f"{name} {i}", "target": "yes"}) + "\n" for i in range(16))
         (tmp_path / f"{name}.jsonl").write_text(rows)
