@@ -87,3 +87,14 @@ def test_attaching_it_as_a_whole_is_refused() -> None:
         base.attach(finished(base, CASE)),
     ):
         pass
+
+
+def test_stored_in_half_precision_it_does_nearly_the_same(tmp_path) -> None:
+    import foreword
+
+    base = tiny_base()
+    prefix = finished(base, CASE)
+    half = foreword.Prefix.load(prefix.to(torch.float16).save(tmp_path / "p"))
+    rows = [base.inputs([[5, 6, 7]], one).rows[0] for one in (prefix, half)]
+    for slot, kv in rows[0].slots.items():
+        assert relative(rows[1].slots[slot].key.float(), kv.key) < 1e-2

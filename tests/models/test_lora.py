@@ -14,7 +14,17 @@ from foreword.models import Base
 from foreword.models.lora import lora_parameters
 from parity_helpers import CONTROL, TOLERANCE, generate, gradients, make_batch, real, run, run_expected
 from tiny import byte_tokenizer, relative, tiny_model, trained_like
-from training_helpers import copy_until, equal, final_state, settings, tensors, untimed, write_rows
+from training_helpers import (
+    copy_until,
+    equal,
+    final_state,
+    list_checkpoints,
+    load_file,
+    settings,
+    tensors,
+    untimed,
+    write_rows,
+)
 
 peft = pytest.importorskip("peft")
 
@@ -180,3 +190,22 @@ def test_wrong_uses(place) -> None:
     (place / "adapter" / "adapter_model.safetensors").rename(place / "adapter" / "adapter_model.bin")
     with pytest.raises(ModelError, match="pickled adapters"):
         load(place)
+
+
+@pytest.mark.parametrize("what", ["lora", "both"])
+def test_a_head_learns_beside_a_lora(place, what) -> None:
+    """Whether the prefix learns or not; the best head, prefix and adapter are saved, and measure as they did."""
+    for name, count in (("train", 24), ("valid", 6)):
+        rows = [{"text": f"{'warm' if i % 2 else 'cold'}{i}", "label": ("no", "yes")[i % 2]} for i in range(count)]
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = load(place)
+    changes = {"task": "seq-cls", "template": None, "train": what, "lora_lr": 2e-3, "head_lr": 0.02, "steps": 12}
+    result = foreword.train(base, settings(place, **changes))
+    assert result.validation_loss < result.history[0]["validation_loss"]
+    first, last = (load_file(path / "state.safetensors") for path in list_checkpoints(result.run / "checkpoints")[:2])
+    moved = {name for name in first if name.startswith("producer.") and not torch.equal(first[name], last[name])}
+    assert any("head" in name for name in moved)
+    assert any("adapter" in name for name in moved)
+    assert any("keys" in name for name in moved) == (what == "both")
+    request = foreword.EvalConfig(data=str(place / "valid.jsonl"), prefix=str(result.run / "prefix"))
+    assert foreword.evaluate(base, request).metrics["loss"] == pytest.approx(result.validation_loss, rel=1e-5)

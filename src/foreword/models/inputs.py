@@ -99,7 +99,7 @@ def _after_start(base: Base, ids: list[int]) -> int:
 
 
 def mean_embeddings(base: Base, prompts: Sequence[Ids]) -> Tensor:
-    """The mean input embedding of each row's own tokens, `[rows, hidden_size]`, without gradients."""
+    """The mean input embedding of each row's own tokens, `[rows, width]`, without gradients."""
     table: Any = base.model.get_input_embeddings()
     if vocabulary(base) == 0:
         raise UnsupportedModelError(f"{base.name} has no input embeddings to condition a prefix on")
@@ -109,12 +109,13 @@ def mean_embeddings(base: Base, prompts: Sequence[Ids]) -> Tensor:
 
 
 def for_input(prefix: Prefix, pooled: Tensor) -> Prefix:
-    """The static prefix that a conditioned one is for one input. pooled: `[hidden_size]`.
+    """The static prefix that a conditioned one is for one input. pooled: `[width]`.
 
     key, value = base + left · diag(s) · right(slot), s = W₂ tanh(W₁ · norm(pooled) + b₁) + b₂ `[r]`; left `[m, r]`, right
-    `[r, H_kv · (d_k + d_v)]`, W₁ `[h, hidden_size]`, W₂ `[r, h]`.
+    `[r, H_kv · (d_k + d_v)]`, W₁ `[h, width]`, W₂ `[r, h]`.
     """
-    extras = {name.removeprefix("condition."): tensor for name, tensor in prefix.extras.items()}
+    wide = torch.promote_types(prefix.extras["condition.left"].dtype, torch.float32)  # also where it is stored in half
+    extras = {name.removeprefix("condition."): tensor.to(pooled.device, wide) for name, tensor in prefix.extras.items()}
     left = extras["left"]
     inner = torch.nn.functional.layer_norm(pooled.to(left), pooled.shape)
     scale = extras["outer"] @ torch.tanh(extras["inner"] @ inner + extras["inner_bias"]) + extras["outer_bias"]
@@ -122,5 +123,6 @@ def for_input(prefix: Prefix, pooled: Tensor) -> Prefix:
     for name, (key, value) in prefix.slots.items():
         heads, length, width = key.shape
         change = ((left * scale) @ extras[f"right.{name}"])[:length].view(length, heads, -1).transpose(0, 1)
-        slots[name] = KV(key + change[..., :width].to(key), value + change[..., width:].to(value))
+        parts = change[..., :width].to(key), change[..., width:].to(value)
+        slots[name] = KV(key + parts[0], value + parts[1])
     return replace(prefix, slots=slots, merge="softmax", extras={})

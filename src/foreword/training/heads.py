@@ -33,23 +33,24 @@ class WithHead(Producer):
 
 
 def with_head(producer: Producer, task: Task, config: TrainConfig) -> Producer:
-    """`producer` with the task's head, if it has one; the head starts from `config.init_head` where that is given.
-
-    Raises `ConfigError` for a head that doesn't fit, or on a sharded base.
-    """
-    if config.init_head is not None:
-        _start_head(task, config.init_head)
+    """`producer` with the task's head, if it has one."""
     if task.head is None or not list(task.head.parameters()):
         return producer
-    if config.shard_base:
-        raise ConfigError("shard_base", "a head reads the states of a whole base; leave shard_base out")
     return WithHead(producer, task.head, config.head_lr)
 
 
-def _start_head(task: Task, head: str) -> None:
+def start_head(task: Task, config: TrainConfig) -> None:
+    """Put the head saved at `config.init_head` into the task, if one is named.
+
+    Raises `ConfigError` for a head that doesn't fit, or for any on a sharded base.
+    """
+    if config.shard_base and task.name != "lm":
+        raise ConfigError("shard_base", f"{task.name} reads the states of a whole base; leave shard_base out")
+    if config.init_head is None:
+        return
     if isinstance(task, Mixture):
         raise ConfigError("init_head", "goes with a single task, not with a mixture")
-    folder, wanted = split_name(head)
+    folder, wanted = split_name(config.init_head)
     states, tensors = read_states(folder)
     name = choose(states, wanted, folder)
     if (saved := states[name].get("labels")) != task.labels:

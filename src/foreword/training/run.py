@@ -22,12 +22,11 @@ from foreword.models.lora import lora_parameters
 from foreword.models.sharding import shard
 from foreword.prefix import Prefix
 from foreword.settings import to_dict
-from foreword.tasks import Task
 from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.adapter import restore_adapter, trained_adapter
 from foreword.training.checkpoint import find_checkpoint, read_state
 from foreword.training.folder import RunFolder
-from foreword.training.heads import with_head
+from foreword.training.heads import start_head, with_head
 from foreword.training.loop import Loop
 from foreword.training.processes import Processes
 from foreword.training.rows import digest, load_rows, task_of
@@ -107,7 +106,8 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
         _require_inputs(inputs, checkpoint, saved_inputs)
     torch.manual_seed(config.seed)
     start = starting_point(config, base, rows.training, task.labels, task.roles())
-    producer = _producer(method, start, config, task).to(base.device)
+    producer = _producer(method, start, config).to(base.device)
+    start_head(task, config)
     total = config.steps or math.ceil(config.epochs * steps_per_epoch(len(rows.training), config.batch_size))
     lr = method.default_lr if config.lr is None else config.lr
     # what the run resolved to; saved, so that it can be done again
@@ -118,10 +118,10 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
         folder = RunFolder.of_checkpoint(checkpoint)
     observer = observer if processes.main else None
     with (
-        trained_adapter(base, producer, config) as trained,
-        Loop(task, trained, rows, config, folder, inputs, accelerator, observer) as loop,
+        trained_adapter(base, producer, config) as adapted,
+        Loop(task, with_head(adapted, task, config), rows, config, folder, inputs, accelerator, observer) as loop,
     ):
-        initial = trained.finish() if method.neutral or start.prefix.extras else start.prefix
+        initial = start.prefix if method.merge(base.model) == "softmax" else producer.finish()
         loop.prepare(checkpoint)
         if observer is not None:
             observer.started(folder.path, total, loop.progress.step, rows.bad)
@@ -137,17 +137,19 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     )
 
 
-def _producer(method: Method, start: Start, config: TrainConfig, task: Task) -> Producer:
-    """What is trained: the method with the options for all, and the task's head.
+def _producer(method: Method, start: Start, config: TrainConfig) -> Producer:
+    """The method's producer, with the options for all.
 
     Raises `ConfigError` for options that have no meaning for the method's prefix.
     """
-    inserted = method.merge(start.base.model) == "embedding"
-    if inserted and (config.slots or config.lengths):
+    merge = method.merge(start.base.model)
+    if config.shard_base and (merge == "conditioned" or config.init == "mean"):
+        raise ConfigError("shard_base", "this method or start looks embeddings up, which needs a whole table of them")
+    if merge == "embedding" and (config.slots or config.lengths):
         field = "slots" if config.slots else "lengths"
         raise ConfigError(field, f"{method.name} stands among the embeddings of {start.base.name}; it has no slots")
     producer = method.start(start, method.parse_options(config.options))
-    return with_head(shape(producer, start, config.frozen_tokens, config.dropout), task, config)
+    return shape(producer, start, config.frozen_tokens, config.dropout)
 
 
 def _as_before(config: TrainConfig, checkpoint: Path, saved: dict[str, Any]) -> TrainConfig:
