@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -19,11 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import foreword
 from foreword.compression.data import recorded_settings
 from foreword.compression.run import sweep
+from results import data_folder, machine
 
 TEMPLATE = "{input}\nDescription:"
 
@@ -39,10 +36,7 @@ def main() -> int:
     parser.add_argument("--choices", default="")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    data = os.environ.get("FOREWORD_DATA")
-    if not data or not (Path(data) / "e2e").is_dir():
-        print("set FOREWORD_DATA to the folder that holds e2e/", file=sys.stderr)
-        return 2
+    data = data_folder("e2e")
     base = foreword.load("smollm2-135m", device="cpu")
     prefix = foreword.Prefix.load(arguments.prefix) if arguments.prefix else trained(base, f"{data}/e2e", arguments)
     config = foreword.CompressConfig(**recorded_settings(prefix.record))
@@ -54,9 +48,8 @@ def main() -> int:
     for row in rows:
         print("  ".join(f"{value:.4g}" if isinstance(value, float) else f"{value!s:<18}" for value in row.values()))
     if arguments.out:
-        machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        report = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "recover": arguments.recover, "rows": rows}
+        report = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "recover": arguments.recover, "rows": rows}
         arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ from foreword.data import Example, load_examples
 from foreword.data.order import batches
 from foreword.models.rendering import Renderer
 from foreword.training.schedule import learning_rate
+from results import data_folder, machine
 
 TEMPLATE = "{input}\nDescription:"
 PEER_RATE = 1e-2
@@ -41,10 +40,7 @@ def main() -> int:
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    data = os.environ.get("FOREWORD_DATA")
-    if not data or not (Path(data) / "e2e").is_dir():
-        print("set FOREWORD_DATA to the folder that holds e2e/", file=sys.stderr)
-        return 2
+    data = data_folder("e2e")
     base = foreword.load("smollm2-135m", device="cpu")
     rows = []
     if not arguments.no_peer:
@@ -56,9 +52,8 @@ def main() -> int:
     worst = max(row["end"] for row in rows if row["name"] != "peft")
     print(f"worst of foreword {worst:.4f} (goal 1.40)")
     if arguments.out:
-        machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        report = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "rows": rows}
+        report = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "rows": rows}
         arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0 if worst <= 1.40 else 1
 

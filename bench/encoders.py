@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -30,7 +28,7 @@ from foreword.data.order import batches
 from foreword.evaluation import evaluate_items
 from foreword.tasks import Task, TaskSettings, make_task
 from foreword.training.schedule import learning_rate
-from results import Results
+from results import Results, data_folder, machine
 
 BATCH, WARMUP, HEAD_RATE, LENGTH = 16, 20, 3e-3, 16
 # data set → task, measure, steps
@@ -54,14 +52,8 @@ def main() -> int:
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
     parser.add_argument("--out", type=Path, default=Path("bench/results/encoders.json"))
     arguments = parser.parse_args()
-    data = os.environ.get("FOREWORD_DATA")
-    if not data or not all((Path(data) / name).is_dir() for name in arguments.data):
-        print("set FOREWORD_DATA to the folder that holds sst2/, banking77/ and wnut17/", file=sys.stderr)
-        return 2
-    about = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "batch": BATCH,
-    }
+    data = data_folder(*arguments.data)
+    about = {"machine": machine(), "batch": BATCH}
     results = Results(arguments.out, about)
     base = foreword.load(bases.minilm(), device="cpu")
     for name in arguments.data:

@@ -14,8 +14,6 @@ Resumable cell by cell: what stands in the results file is not computed again.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -24,11 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import foreword
 from foreword.methods import METHODS
-from results import Results
+from results import Results, data_folder, machine
 
 TEMPLATE = "{input}\nDescription:"
 RATES = (6e-4, 6e-3, 6e-2)
@@ -54,12 +50,9 @@ def main() -> int:
     parser.add_argument("--timing", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("bench/results/methods.json"))
     arguments = parser.parse_args()
-    data = os.environ.get("FOREWORD_DATA")
-    if not data or not (Path(data) / "e2e").is_dir():
-        print("set FOREWORD_DATA to the folder that holds e2e/", file=sys.stderr)
-        return 2
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    results = Results(arguments.out, {"machine": machine, "steps": arguments.steps, "batch_size": arguments.batch_size})
+    data = data_folder("e2e")
+    about = {"machine": machine(), "steps": arguments.steps, "batch_size": arguments.batch_size}
+    results = Results(arguments.out, about)
     bench = Bench(foreword.load("smollm2-135m", device="cpu"), f"{data}/e2e", arguments, results)
     if arguments.timing:
         bench.timing()

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from foreword.files import write_json
+
+
+def data_folder(*names: str) -> str:
+    """`$FOREWORD_DATA`, which must hold the named data sets; ends the bench where it does not."""
+    folder = os.environ.get("FOREWORD_DATA")
+    if not folder or not all((Path(folder) / name).is_dir() for name in names):
+        raise SystemExit(f"set FOREWORD_DATA to the folder that holds {', '.join(names)}")
+    return folder
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 class Results:

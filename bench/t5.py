@@ -10,18 +10,14 @@ target token on the first 96 rows, and BLEU. Resumable cell by cell.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import bases
 import foreword
-from results import Results
+from results import Results, data_folder, machine
 
 SLOTS: dict[str, tuple[str, ...]] = {
     "encoder": ("encoder",), "decoder": ("decoder",), "cross": ("cross",), "all": (),
@@ -34,14 +30,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench/results/t5.json"))
     arguments = parser.parse_args()
-    data = os.environ.get("FOREWORD_DATA")
-    if not data or not (Path(data) / "e2e").is_dir():
-        print("set FOREWORD_DATA to the folder that holds e2e/", file=sys.stderr)
-        return 2
-    about = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "steps": STEPS,
-    }
+    data = data_folder("e2e")
+    about = {"machine": machine(), "steps": STEPS}
     results = Results(arguments.out, about)
     base = foreword.load(bases.flan_t5(print), device="cpu")
     for name, slots in SLOTS.items():

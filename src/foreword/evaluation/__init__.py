@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from foreword.evaluation.run import EvalResult, evaluate, evaluate_examples
+from foreword.evaluation.run import EvalResult, evaluate, evaluate_examples, evaluate_items
 
-__all__ = ["EvalResult", "evaluate", "evaluate_examples"]
+__all__ = ["EvalResult", "evaluate", "evaluate_examples", "evaluate_items"]

@@ -60,6 +60,24 @@ class Producer(nn.Module):
         return Prefix(slots, prefix.position_offset, prefix.base, prefix.merge, extras)
 
 
+class Around(Producer):
+    """A producer that adds something to another; by itself it adds nothing."""
+
+    def __init__(self, inner: Producer) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self) -> Prefix:
+        prefix: Prefix = self.inner()
+        return prefix
+
+    def finish(self) -> Prefix:
+        return self.inner.finish()
+
+    def groups(self) -> list[Group]:
+        return self.inner.groups()
+
+
 def by_name(module: nn.Module, *names: str) -> list[nn.Parameter]:
     """The parameters of `module` whose name begins with one of `names`."""
     return [parameter for name, parameter in module.named_parameters() if name.partition(".")[0] in names]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from foreword.errors import ConfigError
-from foreword.methods.base import Group, Producer, Start
+from foreword.methods.base import Around, Producer, Start
 from foreword.prefix import EMBEDDINGS, KV, Prefix
 
 
-class Shaped(Producer):
+class Shaped(Around):
     """A producer whose first `frozen` virtual tokens stay those of the start (an attention sink stays one; Xiao et al.
     2023, "Efficient Streaming Language Models with Attention Sinks"), and that loses each other virtual token with
     probability `dropout` in a training step: it is not there at all, in any slot, so nothing has to be rescaled.
@@ -21,20 +21,16 @@ class Shaped(Producer):
     """
 
     def __init__(self, inner: Producer, start: Start, frozen: int, dropout: float) -> None:
-        super().__init__()
-        self.inner = inner
+        super().__init__(inner)
         self._start, self._frozen, self._dropout = start, frozen, dropout
 
     def forward(self) -> Prefix:
         prefix = self._with_frozen(self.inner())
-        return _without(prefix, self._frozen, self._dropout) if self._dropout and torch.is_grad_enabled() else prefix
+        drops = self._dropout and torch.is_grad_enabled()
+        return _without(prefix, self._frozen, self._dropout) if drops else prefix
 
     def finish(self) -> Prefix:
-        with torch.no_grad():
-            return super().finish()
-
-    def groups(self) -> list[Group]:
-        return self.inner.groups()
+        return self._with_frozen(self.inner.finish())
 
     def _with_frozen(self, prefix: Prefix) -> Prefix:
         if not self._frozen:

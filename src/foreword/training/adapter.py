@@ -13,30 +13,21 @@ from torch import nn
 from foreword.config import TrainConfig
 from foreword.errors import ConfigError
 from foreword.methods import Producer
-from foreword.methods.base import Group
+from foreword.methods.base import Around, Group
 from foreword.models import Base
 from foreword.models.lora import active_lora, lora_parameters
-from foreword.prefix import Prefix
 
 
-class WithLora(Producer):
+class WithLora(Around):
     """A method's producer together with the base's adapter, so that both are trained, saved and resumed as one.
 
     train_prefix: whether the prefix learns too. lr: the adapter's peak learning rate.
     """
 
     def __init__(self, inner: Producer, adapter: dict[str, nn.Parameter], train_prefix: bool, lr: float) -> None:
-        super().__init__()
-        self.inner = inner.requires_grad_(train_prefix)
+        super().__init__(inner.requires_grad_(train_prefix))
         self.adapter = nn.ParameterList(adapter.values())
         self._lr = lr
-
-    def forward(self) -> Prefix:
-        prefix: Prefix = self.inner()
-        return prefix
-
-    def finish(self) -> Prefix:
-        return self.inner.finish()
 
     def groups(self) -> list[Group]:
         own = [group for group in self.inner.groups() if group.parameters]

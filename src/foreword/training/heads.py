@@ -7,26 +7,18 @@ from torch import nn
 from foreword.config import TrainConfig
 from foreword.errors import ConfigError
 from foreword.methods import Producer
-from foreword.methods.base import Group
-from foreword.prefix import Prefix
+from foreword.methods.base import Around, Group
 from foreword.tasks import Mixture, Task
 from foreword.tasks.saved import choose, put, read_states, split_name
 
 
-class WithHead(Producer):
+class WithHead(Around):
     """A method's producer together with a head, so that both are trained, saved and resumed as one. lr: the head's."""
 
     def __init__(self, inner: Producer, head: nn.Module, lr: float) -> None:
-        super().__init__()
-        self.inner, self.head = inner, head
+        super().__init__(inner)
+        self.head = head
         self._lr = lr
-
-    def forward(self) -> Prefix:
-        prefix: Prefix = self.inner()
-        return prefix
-
-    def finish(self) -> Prefix:
-        return self.inner.finish()
 
     def groups(self) -> list[Group]:
         return [*self.inner.groups(), Group(list(self.head.parameters()), self._lr)]
