@@ -200,6 +200,22 @@ def test_wrong_shapes_are_refused(slots, message) -> None:
         Prefix(slots, 3, BASE)
 
 
+@pytest.mark.parametrize("merge", ["gated", "memory", "conditioned", "embedding"])
+def test_extra_tensors_are_those_of_the_merge(merge) -> None:
+    slots = small().slots if merge in ("gated", "conditioned") else {}
+    with pytest.raises(PrefixError, match=f"of merge '{merge}' lacks"):
+        Prefix(slots, 0, BASE, merge)
+    with pytest.raises(PrefixError, match=r"at least one slot|has no keys"):
+        Prefix({} if slots else small().slots, 0, BASE, merge)
+    if merge == "gated":
+        gates = {f"{name}.gate": torch.zeros(2) for name in slots}
+        assert Prefix(slots, 0, BASE, merge, gates).additions.keys() == slots.keys()
+        with pytest.raises(PrefixError, match=r"has no use for other"):
+            Prefix(slots, 0, BASE, merge, gates | {"other": torch.zeros(2)})
+        with pytest.raises(PrefixError, match=r"must be floating point of 1 dimensions"):
+            Prefix(slots, 0, BASE, merge, {name: gate[None] for name, gate in gates.items()})
+
+
 def test_digest_depends_on_content_alone() -> None:
     prefix = small()
     assert content_digest(prefix) == content_digest(prefix.with_record("mlp", {"other": 1}))

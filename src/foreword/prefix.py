@@ -227,13 +227,16 @@ def _check_extras(prefix: Prefix) -> None:
         wanted, dims = {name for name in prefix.extras if name.endswith(".memory")} or {"<slot>.memory"}, 3
     elif prefix.merge == "embedding":
         wanted, dims = {EMBEDDINGS}, 2
+    elif prefix.merge == "conditioned":
+        parts = ("left", "inner", "inner_bias", "outer", "outer_bias", *(f"right.{name}" for name in prefix.slots))
+        wanted, dims = {f"condition.{part}" for part in parts}, 2
     else:
         return
     if wanted != set(prefix.extras):
         odd = min(wanted ^ set(prefix.extras))
         raise PrefixError(f"a prefix of merge {prefix.merge!r} {'lacks' if odd in wanted else 'has no use for'} {odd}")
     for name, tensor in prefix.extras.items():
-        if tensor.dim() != dims or not tensor.is_floating_point():
+        if tensor.dim() != (1 if name.endswith("_bias") else dims) or not tensor.is_floating_point():
             raise PrefixError(f"{name} must be floating point of {dims} dimensions, got {tuple(tensor.shape)}")
 
 

@@ -59,11 +59,13 @@ def build(kind: type[Config], values: Mapping[str, Any], origin: str = "settings
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON values; `build` takes them back."""
-    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    return {
-        name: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
-        for name, value in values.items()
-    }
+    return {item.name: _plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value
 
 
 def check_types(config: Any) -> None:

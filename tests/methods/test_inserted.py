@@ -169,6 +169,22 @@ def test_a_text_can_not_make_a_place() -> None:
     assert renderer.prompt_ids(renderer.prompt({"input": "[V]*2"})) == renderer.tokenizer("[V]*2>")["input_ids"]
 
 
+def test_a_private_character_is_a_character(tmp_path) -> None:
+    base = tiny_base()
+    for template in ("{input}=", "{input} [V]*2="):
+        renderer = Renderer(base.tokenizer, template)
+        ids = renderer.prompt_ids(renderer.prompt({"input": "a\ue000b"}))
+        assert sum(token >= 2**40 for token in ids) == renderer.places
+    assert len(base.generate(["a\ue000b"], None, max_new_tokens=2, template="{input}=")) == 1
+
+
+def test_a_plain_text_has_no_place_that_a_prefix_was_trained_with() -> None:
+    base = tiny_base("bert")
+    prefix = producer_of(base).finish().with_record("prompt", {"template": "{text} [V]*4 end"})
+    with pytest.raises(PrefixMismatchError, match="trained with places for its tokens"):
+        base.inputs(["abc"], prefix)
+
+
 def test_calls_without_virtual_tokens_are_refused() -> None:
     base = tiny_base("bert")
     prefix = producer_of(base).finish()

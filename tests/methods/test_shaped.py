@@ -50,7 +50,8 @@ def test_slots_and_lengths_cut_the_first_tokens() -> None:
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_trained_with_some_slots_and_lengths(tmp_path, case) -> None:
     base, rows = tiny_base(), write_rows(tmp_path)
-    changes = {"slots": ("decoder.0", "decoder.2"), "lengths": {"decoder.2": 2}, "options": case[1], "steps": 8}
+    lengths = {} if case[0] == "memory" else {"decoder.2": 2}
+    changes = {"slots": ("decoder.0", "decoder.2"), "lengths": lengths, "options": case[1], "steps": 8}
     result = foreword.train(base, settings(rows, method=case[0], **changes))
     names = set(result.prefix.slots) or set(result.prefix.additions)
     assert names == {"decoder.0", "decoder.2"}
@@ -77,6 +78,49 @@ def run_rows(base, producer):
     from method_cases import run_rows as rows
 
     return rows(base, producer(), random_batch([8, 5])).logsumexp(-1).sum()
+
+
+def test_frozen_tokens_of_a_conditioned_prefix_ignore_the_input() -> None:
+    base = tiny_base()
+    case = ("conditioned", {"rank": 3, "hidden": 8})
+    start, producer = start_of(base, case[0]), producer_of(base, case)
+    frozen = shape(producer, start, 2, 0.0)
+    moved(producer)
+    (row,) = base.inputs([[5, 6, 7]], frozen.finish()).rows
+    for name, kv in row.slots.items():
+        assert torch.equal(kv.key[:, :2], start.prefix.slots[name].key[:, :2])
+
+
+def test_a_dropped_token_takes_its_conditioning_along() -> None:
+    base = tiny_base()
+    case = ("conditioned", {"rank": 3, "hidden": 8})
+    start, producer = start_of(base, case[0]), moved(producer_of(base, case))
+    dropping = shape(producer, start, 0, 0.5)
+    (whole,) = base.inputs([[5, 6, 7]], producer()).rows
+    torch.manual_seed(3)
+    for _ in range(8):
+        (row,) = base.inputs([[5, 6, 7]], dropping()).rows
+        kept, every = row.slots["decoder.1"].key, whole.slots["decoder.1"].key
+        for token in range(kept.shape[1]):
+            assert any(torch.allclose(kept[:, token], every[:, other], atol=1e-5) for other in range(6))
+
+
+@pytest.mark.parametrize("name", ["prompt", "ptuning"])
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_frozen_embeddings_give_the_keys_that_are_saved(kind, name) -> None:
+    """So that a run goes on from them; the tokens behind them see what is saved."""
+    base = tiny_base(kind)
+    options = {"hidden": 24} if name == "ptuning" else {}
+    start, producer = start_of(base, name), producer_of(base, (name, options))
+    frozen = shape(producer, start, 2, 0.0)
+    moved(producer)
+    prefix = frozen.finish()
+    found = prefix.extras["embeddings"]
+    assert torch.equal(found[:2], start.embeddings[:2])
+    assert relative(found[2:], start.embeddings[2:]) > 0.01
+    if kind == "llama":
+        captured = base.capture(inputs_embeds=found[None])
+        assert all(relative(kv.key, captured[slot].key) < 1e-5 for slot, kv in prefix.slots.items())
 
 
 def test_frozen_embeddings_stay_too() -> None:
@@ -141,6 +185,10 @@ def test_what_has_no_meaning_is_named(tmp_path) -> None:
         ({"method": "memory", "dropout": 0.5}, "dropout: a virtual token can't be left out"),
         ({"frozen_tokens": 4}, "frozen_tokens: 4 of 4 virtual tokens"),
         ({"slots": ("encoder",)}, "slots: 'encoder' names no slot"),
+        ({"slots": ("decoder.0",), "lengths": {"decoder.1": 2}}, "lengths: 'decoder.1' names no slot"),
+        ({"lengths": {0: 2}}, "lengths: 0 must be like"),
+        ({"method": "memory", "lengths": {"decoder": 2}}, "lengths: a memory has no virtual tokens"),
+        ({"template": "{input} [V]*4="}, r"template: has 4 places .* direct inserts none"),
     ]
     for changes, message in wrong:
         with pytest.raises(ConfigError, match=message):
@@ -150,6 +198,12 @@ def test_what_has_no_meaning_is_named(tmp_path) -> None:
         settings(rows, dropout=1.0)
     with pytest.raises(ConfigError, match=r"dropout: .*tiny-bloom"):
         foreword.train(tiny_base("bloom"), settings(rows, "never", dropout=0.5))
+    with pytest.raises(ConfigError, match="method: gated can't be attached to tiny-bloom"):
+        foreword.train(tiny_base("bloom"), settings(rows, "never", method="gated"))
+    windowed = tiny_base("mistral", sliding_window=8)
+    with pytest.raises(ConfigError, match=r"template: has 3 places .* length is 4"):
+        foreword.train(windowed, settings(rows, "never", method="prompt", template="{input} [V]*3="))
+    assert not (rows / "never").exists()
 
 
 def test_gated_and_memory_are_refused_on_the_cache_route() -> None:

@@ -154,6 +154,13 @@ def test_what_can_not_be_asked_is_named() -> None:
         (tiny_base("bert"), "{text}", {}, r"put \[MASK\] where the word goes"),
         (tiny_base(), "{text}\n", {"words": {"bad": "b"}}, "two classes or more"),
         (tiny_base(), "{text}\n", {"words": {"bad": [], "good": "g"}}, "bad: must be a word or a list"),
+        (
+            tiny_base(),
+            "{text}\n",
+            {"words": {True: "b", "good": "g"}},
+            "the class True must be a text; put it in quotes",
+        ),
+        (tiny_base(), "{text}", {"calibrate": True}, "template: calibrate asks about an empty input"),
         (tiny_base(), "{text}\n", {"wrods": {}}, "did you mean 'words'"),
         (tiny_base("clip_text_model"), "{text}", {}, "no output layer"),
     ]

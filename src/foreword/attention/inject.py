@@ -86,6 +86,8 @@ class Injector:
             site.start()
 
     def require_virtual(self, ids: Tensor | None, attachment: Attachment) -> None:
+        if not virtual.tables_of(self._model):
+            raise AttachError("this model's input embeddings are no plain table; a prompt can't be inserted among them")
         if ids is not None:
             virtual.require_virtual(ids, int(virtual.tables_of(self._model)[0].num_embeddings), attachment)
 

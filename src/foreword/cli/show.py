@@ -70,7 +70,8 @@ def _shapes(prefix: Prefix) -> dict[str, str]:
         kind = str(first.key.dtype).removeprefix("torch.")
         facts["key, value"] = f"{list(first.key.shape)}, {list(first.value.shape)} {kind}"
     for name, tensor in prefix.extras.items():
-        facts.setdefault(name.rpartition(".")[2], str(list(tensor.shape)))
+        kind = name.split(".")[1] if name.startswith("condition.") else name.rpartition(".")[2]
+        facts.setdefault(kind.replace("_", " "), str(list(tensor.shape)))
     return facts
 
 

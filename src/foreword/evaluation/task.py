@@ -6,6 +6,7 @@ from pathlib import Path
 
 from foreword.config import EvalConfig
 from foreword.data.readers import Row, read_rows
+from foreword.errors import ConfigError
 from foreword.models import Base
 from foreword.prefix import Prefix
 from foreword.tasks import Task, TaskSettings, make_task, settings_of
@@ -23,14 +24,22 @@ def trained_task(base: Base, config: EvalConfig, prefix: Prefix | None) -> Task:
         states, tensors = read_states(folder)
         name = choose(states, wanted, folder)
         state = states[name]
-        template = config.template or state.get("template")
-        settings = TaskSettings(template, config.input_field, config.target_field, state.get("options") or {})
+        if config.task not in ("lm", state.get("task")):
+            raise ConfigError("task", f"the head in {folder} is of {state.get('task')}, not {config.task}")
+        settings = TaskSettings(
+            config.template or state.get("template"),
+            config.input_field or state.get("input_field"),
+            config.target_field or state.get("target_field"),
+            state.get("options") or {},
+        )
         task = make_task(base, str(state.get("task")), settings)
         fill(task, state, tensors, name)
         return task
     template = config.template or (None if prefix is None else prefix.record.get("template"))
     task = make_task(base, config.task, settings_of(vars(config) | {"template": template}))
     task.learn(row.fields for row in read_rows(config.data) if isinstance(row, Row))
+    if task.head is not None:
+        raise ConfigError("head", f"{task.name} needs a trained one; name the head/ that a run left beside its prefix")
     return task
 
 

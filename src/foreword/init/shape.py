@@ -18,7 +18,7 @@ def matching(pattern: str, names: Iterable[str], field: str) -> list[str]:
     Raises `ConfigError` for a pattern that can't be read or names no slot.
     """
     known = list(names)
-    found = _PATTERN.fullmatch(pattern)
+    found = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) else None
     if found is None:
         raise ConfigError(field, f"{pattern!r} must be like decoder, decoder.3 or decoder.0-5")
     role, first, last = found.groups()
@@ -41,6 +41,6 @@ def shaped(prefix: Prefix, slots: Sequence[str], lengths: Mapping[str, int]) -> 
     for pattern, length in lengths.items():
         if type(length) is not int or not 1 <= length <= prefix.length:
             raise ConfigError("lengths", f"{pattern}: must be 1 to {prefix.length} (length), not {length!r}")
-        wanted |= dict.fromkeys(matching(pattern, names, "lengths"), length)
+        wanted |= dict.fromkeys(matching(pattern, [name for name in names if name in kept], "lengths"), length)
     cut = {name: KV(*(part[:, : wanted[name]] for part in kv)) for name, kv in prefix.slots.items() if name in kept}
     return replace(prefix, slots=cut)

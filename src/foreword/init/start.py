@@ -16,7 +16,7 @@ from foreword.init.mean import mean_start
 from foreword.init.random import random_prefix
 from foreword.init.shape import shaped
 from foreword.init.text import frequent_tokens, text_ids, token_prefix, vocab_ids
-from foreword.methods.base import Start
+from foreword.methods import Start, get_method
 from foreword.models import Base
 from foreword.models.rendering import PLACE_ID
 from foreword.prefix import EMBEDDINGS, Prefix
@@ -41,6 +41,8 @@ def starting_point(
     if not start.prefix.slots:
         return start
     used = {name: kv for name, kv in start.prefix.slots.items() if roles is None or name.partition(".")[0] in roles}
+    if not used:
+        raise ConfigError("init_prefix", f"has no slot of those that the task uses: {', '.join(sorted(roles or ()))}")
     return replace(start, prefix=shaped(replace(start.prefix, slots=used), config.slots, config.lengths))
 
 
@@ -111,6 +113,12 @@ def rendered_rows(examples: Sequence[Any], length: int) -> list[int]:
 def _existing(config: TrainConfig, base: Base) -> Prefix:
     prefix = Prefix.load(str(config.init_prefix))
     base.require_fit(prefix)
-    if prefix.length != config.length:
+    wanted = get_method(config.method).merge(base.model)
+    if prefix.merge != wanted and (prefix.merge, wanted) != ("softmax", "conditioned"):
+        raise ConfigError(
+            "init_prefix",
+            f"{config.init_prefix} joins attention by {prefix.merge!r}; method {config.method} goes on from {wanted!r}",
+        )
+    if prefix.length != config.length and prefix.merge != "memory":
         raise ConfigError("length", f"is {config.length}, but {config.init_prefix} has {prefix.length} virtual tokens")
     return prefix

@@ -58,16 +58,35 @@ class ConditionedProducer(DirectProducer):
         self.right = nn.ParameterList([torch.zeros(rank, width, dtype=dtype) for width in widths])
         self.inner = nn.Linear(start.width, hidden, dtype=dtype)
         self.outer = nn.Linear(hidden, rank, dtype=dtype)
+        if start.prefix.merge == "conditioned":
+            self._go_on_from(start.prefix)
 
-    def forward(self) -> Prefix:
-        prefix = super().forward()
+    def _go_on_from(self, prefix: Prefix) -> None:
+        """Take the network of a conditioned prefix. Raises `ConfigError` if it has other sizes."""
+        own = self._network(list(prefix.slots))
+        with torch.no_grad():
+            for name, tensor in own.items():
+                given = prefix.extras[name]
+                if given.shape != tensor.shape:
+                    raise ConfigError(
+                        "init_prefix",
+                        f"its {name} is {tuple(given.shape)}; with these options it is {tuple(tensor.shape)}",
+                    )
+                tensor.copy_(given)
+
+    def _network(self, names: list[str]) -> dict[str, torch.Tensor]:
+        """The extra tensors of the prefix, by name."""
         network = {
             "left": self.left, "inner": self.inner.weight, "inner_bias": self.inner.bias,
             "outer": self.outer.weight, "outer_bias": self.outer.bias,
         }  # fmt: skip
-        network |= {f"right.{name}": right for name, right in zip(prefix.slots, self.right, strict=True)}
-        extras = {f"condition.{name}": tensor for name, tensor in network.items()}
-        return Prefix(prefix.slots, prefix.position_offset, prefix.base, "conditioned", extras)
+        network |= {f"right.{name}": right for name, right in zip(names, self.right, strict=True)}
+        return {f"condition.{name}": tensor for name, tensor in network.items()}
+
+    def forward(self) -> Prefix:
+        prefix = super().forward()
+        network = self._network(list(prefix.slots))
+        return Prefix(prefix.slots, prefix.position_offset, prefix.base, "conditioned", network)
 
 
 def _start(start: Start, options: Any) -> Producer:

@@ -44,8 +44,9 @@ class GatedProducer(DirectProducer):
     def __init__(self, start: Start, options: GatedOptions) -> None:
         super().__init__(start.prefix)
         heads = {slot.name: slot.num_heads for slot in start.base.slots}
-        dtype = self.keys[0].dtype
-        self.gates = nn.ParameterList([torch.zeros(heads[name], dtype=dtype) for name in start.prefix.slots])
+        given, dtype = start.prefix.extras, self.keys[0].dtype  # those of a gated prefix to go on from
+        zero = {f"{name}.gate": torch.zeros(heads[name]) for name in start.prefix.slots}
+        self.gates = nn.ParameterList([given.get(name, gate).to(dtype) for name, gate in zero.items()])
         self._gate_lr = options.gate_lr
 
     def forward(self) -> Prefix:

@@ -35,11 +35,13 @@ class MemoryProducer(Producer):
     def __init__(self, start: Start) -> None:
         super().__init__()
         self._base = start.prefix.base
-        slots = [slot for slot in start.base.slots if slot.name in start.prefix.slots]
+        given = start.prefix.extras if start.prefix.merge == "memory" else {}  # a memory to go on from
+        named = {name.removesuffix(".memory") for name in given} or set(start.prefix.slots)
+        slots = [slot for slot in start.base.slots if slot.name in named]
         self._names = [slot.name for slot in slots]
-        dtype = trainable(start.prefix.slots[self._names[0]].key).dtype
+        zero = [torch.zeros(slot.num_heads, slot.key_dim, slot.value_dim, dtype=start.base.dtype) for slot in slots]
         self.matrices = nn.ParameterList(
-            [torch.zeros(slot.num_heads, slot.key_dim, slot.value_dim, dtype=dtype) for slot in slots]
+            [trainable(given.get(f"{name}.memory", matrix)) for name, matrix in zip(self._names, zero, strict=True)]
         )
 
     def forward(self) -> Prefix:

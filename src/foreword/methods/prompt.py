@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from foreword.attention import capture
@@ -40,21 +41,25 @@ class PromptOptions:
 
 
 class PromptProducer(Producer):
-    """embedding `[m, width]`, in float32 or the base's wider dtype."""
+    """embedding `[m, width]`, in float32 or the base's wider dtype. frozen: so many first ones stay as they start."""
+
+    frozen = 0
 
     def __init__(self, start: Start) -> None:
         super().__init__()
         self._base, self._initial = start.base, start.prefix
         self._inserted = merge_of(start.base.model) == "embedding"
-        self.embedding = nn.Parameter(trainable(_require_embeddings(start, self._inserted)))
+        self.register_buffer("_first", trainable(_require_embeddings(start, self._inserted)), persistent=False)
+        self._first: Tensor
+        self.embedding = nn.Parameter(self._first.clone())
 
     def prompt(self) -> Tensor:
         """The embeddings of this step, `[m, width]`."""
         return self.embedding
 
     def forward(self) -> Prefix:
-        embeddings, extras = self.prompt(), {}
-        extras[EMBEDDINGS] = embeddings
+        embeddings = torch.cat([self._first[: self.frozen], self.prompt()[self.frozen :]])
+        extras = {EMBEDDINGS: embeddings}
         if self._inserted:
             return Prefix({}, 0, self._base.fingerprint, "embedding", extras)
         made = capture(self._base.model, self._base.model_slots, inputs_embeds=embeddings[None].to(self._base.dtype))

@@ -45,9 +45,8 @@ class PtuningProducer(PromptProducer):
 
     def __init__(self, start: Start, options: PtuningOptions) -> None:
         super().__init__(start)
-        initial = self.embedding.detach()
+        initial = self._first
         del self.embedding
-        self.register_buffer("_first", initial, persistent=False)
         size, hidden = start.width, options.hidden
         self.inputs = nn.Parameter(torch.randn(initial.shape, dtype=initial.dtype))
         lstm = nn.LSTM(size, hidden // 2, bidirectional=True, batch_first=True)
@@ -60,7 +59,7 @@ class PtuningProducer(PromptProducer):
     def prompt(self) -> Tensor:
         encoded = self.inputs[None] if self.lstm is None else self.lstm(self.inputs[None])[0]
         change: Tensor = self.outer(torch.relu(self.inner(encoded)))[0]
-        return self.get_buffer("_first") + change
+        return self._first + change
 
 
 def _start(start: Start, options: Any) -> Producer:

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from foreword.errors import ConfigError
 from foreword.methods.base import Around, Producer, Start
-from foreword.prefix import EMBEDDINGS, KV, Prefix
+from foreword.methods.prompt import PromptProducer
+from foreword.prefix import KV, Prefix
+
+LEFT = "condition.left"  # one row per virtual token
 
 
 class Shaped(Around):
@@ -39,9 +42,8 @@ class Shaped(Around):
         for name, kv in prefix.slots.items():
             first = self._start.prefix.slots[name]
             slots[name] = KV(*(_joined(old, new, self._frozen) for old, new in zip(first, kv, strict=True)))
-        if prefix.merge == "embedding" and self._start.embeddings is not None:
-            old = self._start.embeddings.to(extras[EMBEDDINGS])
-            extras[EMBEDDINGS] = torch.cat([old[: self._frozen], extras[EMBEDDINGS][self._frozen :]])
+        if (left := extras.get(LEFT)) is not None:  # the input doesn't move them either
+            extras[LEFT] = torch.cat([torch.zeros_like(left[: self._frozen]), left[self._frozen :]])
         return replace(prefix, slots=slots, extras=extras)
 
 
@@ -56,6 +58,9 @@ def shape(inner: Producer, start: Start, frozen: int, dropout: float) -> Produce
         raise ConfigError("frozen_tokens", f"{frozen} of {prefix.length} virtual tokens would leave none to train")
     if dropout and (not prefix.slots or start.base.model_slots.route == "cache"):
         raise ConfigError("dropout", f"a virtual token can't be left out of this method's prefix on {start.base.name}")
+    if isinstance(inner, PromptProducer):  # its tokens depend on each other: frozen as embeddings
+        inner.frozen = frozen
+        return Shaped(inner, start, 0, dropout) if dropout else inner
     return Shaped(inner, start, frozen, dropout)
 
 
@@ -74,4 +79,7 @@ def _without(prefix: Prefix, frozen: int, dropout: float) -> Prefix:
     for name, kv in prefix.slots.items():
         index = kept[: kv.length].nonzero()[:, 0]
         slots[name] = KV(*(part.index_select(1, index.to(part.device)) for part in kv))
-    return replace(prefix, slots=slots)
+    extras = dict(prefix.extras)
+    if (left := extras.get(LEFT)) is not None:
+        extras[LEFT] = left[kept.to(left.device)]
+    return replace(prefix, slots=slots, extras=extras)

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start
-from foreword.methods.factored import FactoredProducer, unit_rows
+from foreword.methods.factored import FactoredProducer
 from foreword.models.slots import Slot
 from foreword.settings import check_types
 
@@ -39,7 +40,8 @@ class SharedProducer(FactoredProducer):
 
     def __init__(self, start: Start, options: SharedOptions) -> None:
         super().__init__(start.prefix, options.width)
-        self.prefix = nn.Parameter(unit_rows(start.prefix.length, options.width, self.dtype))
+        # wider than lowrank's: one P for all layers had better stay put while the maps learn at a lower rate
+        self.prefix = nn.Parameter(torch.randn(start.prefix.length, options.width, dtype=self.dtype))
 
     def left(self, number: int, length: int) -> Tensor:
         return self.prefix[:length]
@@ -57,7 +59,7 @@ METHOD = Method(
     name="shared",
     summary="one prefix for all layers, mapped into each by a small matrix",
     formula="m · r + r · Σ_slots H_kv · (d_k + d_v)",
-    default_lr=6e-2,
+    default_lr=2e-2,
     options=SharedOptions,
     start=_start,
     count=_count,

@@ -175,9 +175,10 @@ class Base:
                 raise PrefixMismatchError(
                     f"{name}: the prefix's {prefix.merge} tensor is {tuple(addition[-1].shape)}, {self.name} needs {wanted}"
                 )
-        if prefix.merge == "embedding" and prefix.extras[EMBEDDINGS].shape[1] != self.embedding_width:
+        reads = {"embedding": EMBEDDINGS, "conditioned": "condition.inner"}.get(prefix.merge)
+        if reads is not None and prefix.extras[reads].shape[1] != self.embedding_width:
             raise PrefixMismatchError(
-                f"the prefix's embeddings have width {prefix.extras[EMBEDDINGS].shape[1]}, {self.name} needs {self.embedding_width}"
+                f"the prefix's {reads} has width {prefix.extras[reads].shape[1]}, {self.name}'s embeddings {self.embedding_width}"
             )
         if prefix.position_offset and not self._model_slots.shifts:
             raise PositionError(

@@ -28,6 +28,12 @@ class Inputs(NamedTuple):
 
 def inputs_for(base: Base, prompts: Sequence[str] | Sequence[Ids], rows: Sequence[Prefix | None]) -> Inputs:
     """See `Base.inputs`."""
+    for prompt, row in zip(prompts, rows, strict=True):
+        if isinstance(prompt, str) and row is not None and "[V]" in str(row.record.get("template")):
+            raise PrefixMismatchError(
+                f"the prefix was trained with places for its tokens ({row.record['template']!r}), which a plain text has "
+                "not; call base.generate or foreword.evaluate, or give token ids"
+            )
     ids = [base.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt) for prompt in prompts]
     made, ids = ready(base, rows, ids)
     return Inputs(made, padded(base, ids, left=all(slot.role == "decoder" for slot in base.slots)))

@@ -37,20 +37,28 @@ class Renderer:
         self.fields = (input_field,) if self.chat else _fields(self.template)
         self.end_ids = [self._end_of_turn() if self.chat else tokenizer.eos_token_id]
 
+    @property
+    def places(self) -> int:
+        """How many virtual tokens the template has a place for."""
+        return 0 if self.chat else sum(int(found[1] or 1) for found in _VIRTUAL.finditer(self.template))
+
     def prompt(self, fields: Mapping[str, str]) -> str:
         """The prompt's text."""
         if not self.chat:
             template = _VIRTUAL.sub(lambda found: _PLACE * int(found[1] or 1), self.template)
             if "[MASK]" in template:
                 template = template.replace("[MASK]", str(self.tokenizer.mask_token))
-            return template.format_map({name: fields[name] for name in self.fields})
+            values = {name: fields[name] for name in self.fields}
+            if self.places:  # a text can't make a place
+                values = {name: value.replace(_PLACE, "\ufffd") for name, value in values.items()}
+            return template.format_map(values)
         message = {"role": "user", "content": fields[self.fields[0]]}
         text: str = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
         return text
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt; a chat template brings its own special tokens."""
-        if _PLACE in prompt:
+        if self.places and _PLACE in prompt:
             return self._with_places(prompt)
         ids: list[int] = self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
         if (

@@ -84,6 +84,11 @@ class Task(ABC):
         """The template in use, as a record keeps it."""
         return self.settings.template
 
+    @property
+    def places(self) -> int:
+        """How many virtual tokens its template has a place for."""
+        return 0
+
     def roles(self) -> set[str]:
         """Roles of the slots that its forward pass uses."""
         return {slot.role for slot in self.base.slots}
@@ -131,7 +136,8 @@ class Task(ABC):
 
     def state(self) -> dict[str, Any]:
         """What is saved of it beside the prefix and is no tensor, as JSON values."""
-        return {"task": self.name, "labels": self.labels, "options": dict(self.settings.options)}
+        fields = {"input_field": self.settings.input_field, "target_field": self.settings.target_field}
+        return {"task": self.name, "labels": self.labels, "options": dict(self.settings.options)} | fields
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take what `state` gave."""

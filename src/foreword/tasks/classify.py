@@ -56,24 +56,35 @@ class Classification(Task):
 
 
 class LabelledTexts(Classification):
-    """Rows {"text", "label"}, the text through a template if there is one. The labels are those of the training rows, in
-    alphabetical order, unless the options name them."""
+    """Rows {"text", "label"}, the text through a template if there is one. The labels are those of the usable rows of the training data,
+    in alphabetical order, unless the options name them."""
 
     def __init__(self, base: Any, settings: TaskSettings) -> None:
         super().__init__(base, settings)
         self._field = settings.target_field or self.target_field
         own = settings.input_field or self.input_field
-        self.renderer = Renderer(base.tokenizer, settings.template or f"{{{own}}}", own, apart=True)
+        apart = any(slot.role == "encoder" for slot in base.slots)  # an encoder's text keeps its special tokens
+        self.renderer = Renderer(base.tokenizer, settings.template or f"{{{own}}}", own, apart=apart)
 
     @property
     def template(self) -> str | None:
         return self.renderer.template
 
+    @property
+    def places(self) -> int:
+        return self.renderer.places
+
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
         if not self.labels:
-            self.labels = sorted({label for row in rows if isinstance(label := row.get(self._field), str)})
+            used = (*self.renderer.fields, self._field)
+            self.labels = sorted(
+                {row[self._field] for row in rows if not any(text_problem(row, name) for name in used)}
+            )
         if len(self.labels) < 2:
-            raise DataError(f"{self.name} needs rows of two classes or more, found {self.labels} in {self._field!r}")
+            found = ", ".join(self.labels) or "none"
+            raise DataError(
+                f"{self.name} needs rows of two classes or more, told by texts in {self._field!r}; found {found}"
+            )
 
     def item(self, fields: Mapping[str, Any], where: str) -> Labelled | str:
         for name in (*self.renderer.fields, self._field):

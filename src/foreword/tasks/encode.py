@@ -62,6 +62,31 @@ def _decoder_state(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence
     return states[:, 0]
 
 
+def pair_ids(base: Base, first: str, second: str, **options: Any) -> Any:
+    """The tokenizer's encoding of two texts; a line break stands between them where it puts no token of its own."""
+    tokenizer = base.tokenizer
+    apart = tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False)
+    return tokenizer(first if apart else first + "\n", second, **options)
+
+
+def glues_words(base: Base) -> bool:
+    """Whether the tokenizer runs words together that it gets one by one, as byte-level ones do."""
+    found = base.tokenizer(["a", "b"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+    return " " not in base.tokenizer.decode(found)
+
+
+def encoder_side(base: Base) -> set[str]:
+    """The roles of slots that reading alone uses."""
+    both = bool(base.model.config.is_encoder_decoder)
+    return {slot.role for slot in base.slots} - ({"decoder", "cross"} if both else set())
+
+
+def own_states(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Per prompt the states of its own tokens, `[tokens, hidden]`: virtual tokens and padding left out."""
+    states, own = token_states(base, prefix, prompts)
+    return [rows[kept] for rows, kept in zip(states, own, strict=True)]
+
+
 def _stack(base: Base) -> Any:
     """The model below its output layer, or the model itself where it has none to leave out."""
     return without_lora(base.model).base_model

@@ -30,5 +30,7 @@ class LinearHead(nn.Module):
 def head_for(base: Base, classes: int) -> LinearHead:
     """A head on `base`'s hidden states, on its device."""
     config = base.model.config
-    hidden = int(config.d_model if config.is_encoder_decoder else config.get_text_config().hidden_size)
+    text = config.get_text_config()
+    width = getattr(text, "word_embed_proj_dim", None) or text.hidden_size  # OPT-350m projects its last states
+    hidden = int(config.d_model if config.is_encoder_decoder else width)
     return LinearHead(hidden, classes, torch.promote_types(base.dtype, torch.float32)).to(base.device)

@@ -60,6 +60,10 @@ class LanguageModelling(Task):
     def template(self) -> str | None:
         return self.renderer.template
 
+    @property
+    def places(self) -> int:
+        return self.renderer.places
+
     def item(self, fields: Mapping[str, Any], where: str) -> Example | str:
         return load_example(fields, where, self.renderer, self.settings.target_field or self.target_field)
 

@@ -43,12 +43,20 @@ class Mixture(Task):
         super().__init__(base, TaskSettings())
         self.tasks = dict(tasks)
 
+    @property
+    def places(self) -> int:
+        return max(task.places for task in self.tasks.values())
+
     def roles(self) -> set[str]:
         return set().union(*(task.roles() for task in self.tasks.values()))
 
     def collect_heads(self) -> None:
         """Gather the tasks' heads, which they have once they know their labels."""
-        self.head = nn.ModuleDict({name: task.head for name, task in self.tasks.items() if task.head is not None})
+        self.head = nn.ModuleDict(
+            {
+                f"head-{name}": task.head for name, task in self.tasks.items() if task.head is not None
+            }  # `train` is taken
+        )
         self.labels = list(dict.fromkeys(label for task in self.tasks.values() for label in task.labels))
 
     def item(self, fields: Mapping[str, Any], where: str) -> str:

@@ -24,9 +24,9 @@ from foreword.prefix import Prefix
 from foreword.settings import check_types
 from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
 from foreword.tasks.classify import in_batches
+from foreword.tasks.encode import encoder_side, own_states, pair_ids
 from foreword.tasks.heads import LinearHead, head_for
 from foreword.tasks.options import options_of
-from foreword.tasks.token_cls import encoder_side, own_states
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class QuestionAnswering(Task):
         problem = text_problem(fields, question) or text_problem(fields, "context")
         if problem or (problem := _answers_problem(fields, answers)):
             return problem
-        encoded = self.base.tokenizer(fields[question], fields["context"], return_offsets_mapping=True)
+        encoded = pair_ids(self.base, fields[question], fields["context"], return_offsets_mapping=True)
         spans = tuple(
             tuple(span) if number == 1 and span[0] < span[1] else None
             for span, number in zip(encoded["offset_mapping"], encoded.sequence_ids(), strict=True)
@@ -99,7 +99,7 @@ class QuestionAnswering(Task):
 
     def logits(self, prefix: Prefix | None, items: Sequence[Span]) -> list[Tensor]:
         """Per item `[2, tokens]`, −∞ outside the context."""
-        states = own_states(self.base, prefix, items)
+        states = own_states(self.base, prefix, [item.prompt_ids for item in items])
         found = pieces(self.head(torch.cat(states)), [len(item.prompt_ids) for item in items])
         return [
             scores.T.masked_fill(

@@ -99,5 +99,7 @@ def put(task: Task, tensors: Mapping[str, Tensor], name: str) -> None:
 
 def split_name(head: str) -> tuple[Path, str | None]:
     """`folder` or `folder:name`."""
+    if (Path(head) / MANIFEST).is_file():
+        return Path(head), None
     path, colon, name = head.rpartition(":")
     return (Path(path), name) if colon and path else (Path(head), None)

@@ -20,7 +20,7 @@ from foreword.prefix import Prefix
 from foreword.settings import check_types
 from foreword.tasks.base import TaskSettings
 from foreword.tasks.classify import Classification, Labelled, LabelledTexts
-from foreword.tasks.encode import Pooling, pooled_states
+from foreword.tasks.encode import Pooling, pair_ids, pooled_states
 from foreword.tasks.heads import LinearHead, head_for
 from foreword.tasks.options import options_of
 
@@ -46,6 +46,8 @@ class SequenceClassification(LabelledTexts):
         super().__init__(base, settings)
         self.options = options_of(SequenceOptions, settings.options, self.name)
         self.labels = list(self.options.labels)
+        if len(set(self.labels)) < len(self.labels):
+            raise ConfigError("labels", f"name each class once, not {', '.join(self.labels)}")
 
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
         super().learn(rows)
@@ -105,7 +107,7 @@ class MultipleChoice(Classification):
             return problem
         question = "\n".join(filter(None, (fields.get("context"), fields[question_field])))
         label = int(fields[label_field])
-        ids = tuple(tuple(self.base.tokenizer(question, choice)["input_ids"]) for choice in fields["choices"])
+        ids = tuple(tuple(pair_ids(self.base, question, choice)["input_ids"]) for choice in fields["choices"])
         return Choices(ids[0], fields["choices"][label], where, label, ids)
 
     def logits(self, prefix: Prefix | None, items: Sequence[Choices]) -> Tensor:

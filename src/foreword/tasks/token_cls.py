@@ -19,7 +19,7 @@ from foreword.models import Base
 from foreword.prefix import Prefix
 from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
 from foreword.tasks.classify import accuracy, in_batches
-from foreword.tasks.encode import token_states
+from foreword.tasks.encode import encoder_side, glues_words, own_states
 from foreword.tasks.heads import LinearHead, head_for
 
 
@@ -48,6 +48,7 @@ class TokenClassification(Task):
             raise ConfigError("task_options", f"token-cls has none, but got {', '.join(settings.options)}")
         if not base.tokenizer.is_fast:
             raise ConfigError("model", f"{base.name} has a slow tokenizer, which does not say where words begin")
+        self._glues = glues_words(base)
         self._words = settings.input_field or self.input_field
         self._tags = settings.target_field or self.target_field
 
@@ -76,7 +77,8 @@ class TokenClassification(Task):
             return f"has {len(words)} words, but {len(tags)} tags"
         if unknown := [tag for tag in tags if tag not in self.labels]:
             return f"tag {unknown[0]!r:.60} is none of the training rows"
-        encoded = self.base.tokenizer(words, is_split_into_words=True)
+        read = [words[0], *(f" {word}" for word in words[1:])] if self._glues else words
+        encoded = self.base.tokenizer(read, is_split_into_words=True)
         places: dict[int, int] = {}
         for place, word in enumerate(encoded.word_ids()):
             if word is not None:
@@ -92,7 +94,7 @@ class TokenClassification(Task):
 
     def logits(self, prefix: Prefix | None, items: Sequence[Tagged]) -> Tensor:
         """Scores of every tag for each word of all items, one after another, `[words, tags]`."""
-        states = own_states(self.base, prefix, items)
+        states = own_states(self.base, prefix, [item.prompt_ids for item in items])
         picked = [rows[list(item.places)] for rows, item in zip(states, items, strict=True)]
         scores: Tensor = self.head(torch.cat(picked))
         return scores
@@ -115,19 +117,6 @@ class TokenClassification(Task):
         flat = [tag for row in found for tag in row], [tag for row in wanted for tag in row]
         values = {"accuracy": accuracy(*flat), "entity_f1": entity_f1(found, wanted)}
         return Measured({name: values[name] for name in metrics if name in values}, [" ".join(row) for row in found])
-
-
-def own_states(base: Base, prefix: Prefix | None, items: Sequence[Any]) -> list[Tensor]:
-    """Per item the states of its own tokens, `[tokens, hidden]`: virtual tokens and padding left out."""
-    states, own = token_states(base, prefix, [item.prompt_ids for item in items])
-    return [rows[kept] for rows, kept in zip(states, own, strict=True)]
-
-
-def encoder_side(base: Base) -> set[str]:
-    """The roles of slots that reading alone uses."""
-    return {slot.role for slot in base.slots} - (
-        {"decoder", "cross"} if base.model.config.is_encoder_decoder else set()
-    )
 
 
 def entity_f1(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:

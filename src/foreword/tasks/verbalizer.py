@@ -44,6 +44,8 @@ class VerbalizerOptions:
     def __post_init__(self) -> None:
         check_types(self)
         for label, words in self.words.items():
+            if not isinstance(label, str):
+                raise ConfigError("words", f"the class {label!r} must be a text; put it in quotes")
             entries = [words] if isinstance(words, str) else words
             if not isinstance(entries, list | tuple) or not entries or not all(_is_word(word) for word in entries):
                 raise ConfigError("words", f"{label}: must be a word or a list of words, not {words!r:.60}")
@@ -85,6 +87,8 @@ class Verbalizer(LabelledTexts):
     def _find_words(self) -> None:
         own = {label: label.replace("_", " ") for label in self.labels}
         words = dict(self.options.words) or own
+        if self.options.calibrate and not self._empty():
+            raise ConfigError("template", "calibrate asks about an empty input, which needs words around it")
         require_words(words, self.labels, "words")
         self._words = [
             [self._tokens(word) for word in ([words[label]] if isinstance(words[label], str) else words[label])]
@@ -93,12 +97,13 @@ class Verbalizer(LabelledTexts):
 
     def _tokens(self, word: str) -> tuple[int, ...]:
         """A word's tokens where the template puts it: behind a space, but for a mask that stands for a whole word."""
-        tokenizer = self.base.tokenizer
-        prompt = str(self.renderer.template)
-        gap = "" if self._masked or self.base.model.config.is_encoder_decoder or prompt[-1:].isspace() else " "
-        ids: list[int] = tokenizer(gap + word, add_special_tokens=False)["input_ids"]
-        if self._masked and len(ids) > 1:  # tokenizers with spaces inside their tokens
-            ids = min(ids, tokenizer(" " + word, add_special_tokens=False)["input_ids"], key=len)
+        if self._masked:
+            tokenizer = self.base.tokenizer
+            whole, spaced = (tokenizer(gap + word, add_special_tokens=False)["input_ids"] for gap in ("", " "))
+            ids: list[int] = whole if len(whole) == 1 else min(spaced, whole, key=len)
+        else:
+            prompt = self.renderer.prompt(dict.fromkeys(self.renderer.fields, "x"))
+            ids = self.renderer.target_ids(prompt, word)[: -len(self.renderer.end_ids)]
         if not ids or (self._masked and len(ids) > 1):
             raise ConfigError("words", f"{word!r} has {len(ids)} tokens; at a mask a label word must have one")
         return tuple(ids)

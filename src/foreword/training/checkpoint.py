@@ -23,7 +23,7 @@ from foreword.methods import Producer
 
 TENSORS = "state.safetensors"
 STATE = "state.json"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)

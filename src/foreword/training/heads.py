@@ -36,7 +36,7 @@ def start_head(task: Task, config: TrainConfig) -> None:
 
     Raises `ConfigError` for a head that doesn't fit, or for any on a sharded base.
     """
-    if config.shard_base and task.name != "lm":
+    if config.shard_base and task.head is not None:
         raise ConfigError("shard_base", f"{task.name} reads the states of a whole base; leave shard_base out")
     if config.init_head is None:
         return

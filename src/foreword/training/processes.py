@@ -51,19 +51,18 @@ class Processes:
         """
         if self.count == 1:
             return list(numbers)
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
         wide = torch.promote_types(parameters[0].dtype, torch.float32)
-        extra = torch.tensor([*numbers, self._failed()], dtype=wide, device=self._device)
-        grads: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        used = [float(parameter.grad is not None) for parameter in parameters]
+        extra = torch.tensor([*used, *numbers, self._failed()], dtype=wide, device=self._device)
+        grads = [torch.zeros_like(parameter) if (own := parameter.grad) is None else own for parameter in parameters]
         flat = torch.cat([*(grad.flatten().to(wide) for grad in grads), extra])
         dist.all_reduce(flat)
         *pieces, sums = torch.split(flat, [*(grad.numel() for grad in grads), len(extra)])
         self._raise_together(float(sums[-1]))
-        for grad, piece in zip(grads, pieces, strict=True):
-            grad.copy_(piece.view_as(grad))
-        return [float(value) for value in sums[:-1]]
+        for parameter, grad, piece, users in zip(parameters, grads, pieces, sums[: len(used)], strict=True):
+            # what no process used (a head whose task is not in the batch) is left alone, as by a single process
+            parameter.grad = grad.copy_(piece.view_as(grad)) if float(users) else None
+        return [float(value) for value in sums[len(used) : -1]]
 
     def sum(self, *numbers: float) -> list[float]:
         """Sums over all processes, float64. Raises as `sum_gradients` does."""

@@ -45,14 +45,16 @@ def task_of(base: Base, config: TrainConfig) -> Task:
 
 def _settings(name: str, values: Any) -> dict[str, Any]:
     """The checked settings of one task of a mixture."""
-    if not name.replace("_", "").replace("-", "").isalnum():
-        raise ConfigError("mixture", f"{name!r} must be letters, digits, - and _")
+    if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
+        raise ConfigError("mixture", f"{name!r} must be a text of letters, digits, - and _")
     if not isinstance(values, Mapping):
         raise ConfigError("mixture", f"{name}: must be settings, not {values!r:.60}")
     if odd := sorted(set(values) - _OF_MIXTURE):
         raise ConfigError("mixture", f"{name}: {odd[0]!r} is none of {', '.join(sorted(_OF_MIXTURE))}")
     if not values.get("data"):
         raise ConfigError("mixture", f"{name}: data: name a file of examples")
+    if not isinstance(values.get("validation"), str | None):
+        raise ConfigError("mixture", f"{name}: validation: must be text, not {values['validation']!r:.60}")
     known = {key: value for key, value in values.items() if key not in ("validation",)}
     checked = build(DataConfig, known, f"mixture: {name}")
     return {key: getattr(checked, key) for key in _OF_MIXTURE - {"validation"}} | {

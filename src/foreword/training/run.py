@@ -22,6 +22,7 @@ from foreword.models.lora import lora_parameters
 from foreword.models.sharding import shard
 from foreword.prefix import Prefix
 from foreword.settings import to_dict
+from foreword.tasks import Task
 from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.adapter import restore_adapter, trained_adapter
 from foreword.training.checkpoint import find_checkpoint, read_state
@@ -105,6 +106,7 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     if checkpoint is not None:
         _require_inputs(inputs, checkpoint, saved_inputs)
     torch.manual_seed(config.seed)
+    _require_meaning(method, base, config, task)
     start = starting_point(config, base, rows.training, task.labels, task.roles())
     producer = _producer(method, start, config).to(base.device)
     start_head(task, config)
@@ -138,18 +140,28 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
 
 
 def _producer(method: Method, start: Start, config: TrainConfig) -> Producer:
-    """The method's producer, with the options for all.
+    """The method's producer, with the options for all."""
+    producer = method.start(start, method.parse_options(config.options))
+    return shape(producer, start, config.frozen_tokens, config.dropout)
 
-    Raises `ConfigError` for options that have no meaning for the method's prefix.
-    """
-    merge = method.merge(start.base.model)
+
+def _require_meaning(method: Method, base: Base, config: TrainConfig, task: Task) -> None:
+    """Raise `ConfigError` for settings that have no meaning together."""
+    merge = method.merge(base.model)
     if config.shard_base and (merge == "conditioned" or config.init == "mean"):
         raise ConfigError("shard_base", "this method or start looks embeddings up, which needs a whole table of them")
     if merge == "embedding" and (config.slots or config.lengths):
         field = "slots" if config.slots else "lengths"
-        raise ConfigError(field, f"{method.name} stands among the embeddings of {start.base.name}; it has no slots")
-    producer = method.start(start, method.parse_options(config.options))
-    return shape(producer, start, config.frozen_tokens, config.dropout)
+        raise ConfigError(field, f"{method.name} stands among the embeddings of {base.name}; it has no slots")
+    if merge == "memory" and config.lengths:
+        raise ConfigError("lengths", "a memory has no virtual tokens")
+    if base.model_slots.route == "cache" and merge in ("gated", "memory"):
+        raise ConfigError(
+            "method", f"{method.name} can't be attached to {base.name}, whose attention is code of its own"
+        )
+    if (places := task.places) and (merge != "embedding" or places != config.length):
+        meant = f"length is {config.length}" if merge == "embedding" else f"{method.name} inserts none on {base.name}"
+        raise ConfigError("template", f"has {places} places for virtual tokens ([V]), but {meant}")
 
 
 def _as_before(config: TrainConfig, checkpoint: Path, saved: dict[str, Any]) -> TrainConfig:
