@@ -35,6 +35,16 @@ JOBS: dict[str, dict] = {
 COMMON = {"steps": 10, "checkpoint_every": 1, "validate_every": 5, "keep_checkpoints": 99}
 
 
+def with_heads(folder: Path, name: str) -> foreword.TrainConfig:
+    """Two data sets, a head each, in batches so small that often one of them has no row in it."""
+    part = {
+        "task": "seq-cls", "data": str(folder / "train.jsonl"), "validation": str(folder / "valid.jsonl"),
+        "input_field": "input", "target_field": "target",
+    }  # fmt: skip
+    changes = {"data": "", "validation": None, "template": None, "mixture": {"one": part, "other": part}}
+    return settings(folder, name, **COMMON, **changes, batch_size=2)
+
+
 def make_base(dtype: torch.dtype = torch.float64) -> Base:
     torch.set_num_threads(1)
     return Base(tiny_model("llama", dtype=dtype), byte_tokenizer(), name="tiny-llama")
@@ -59,6 +69,7 @@ def main(folder: Path) -> None:
         result = foreword.train(base, settings(folder, name, **COMMON, **changes, **more))
         report[name] = {"rows": seen, "loss": result.validation_loss, "steps": result.steps}
     lm.collate = real
+    foreword.train(base, with_heads(folder, "heads"))
     report["taken"] = error_of(lambda: foreword.train(base, settings(folder, "plain", **COMMON)))
     report["nan"] = error_of(lambda: train_with_nan_on(1, base, folder))
     report["signal"] = error_of(lambda: train_with_signal_on(1, base, folder))

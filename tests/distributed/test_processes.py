@@ -20,7 +20,7 @@ from foreword.training.checkpoint import list_checkpoints
 from training_helpers import copy_until, debris, history_of, settings, write_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
-from jobs import COMMON, JOBS, make_base
+from jobs import COMMON, JOBS, make_base, with_heads
 
 SCRIPT = Path(__file__).parent / "jobs.py"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -35,6 +35,7 @@ def place(tmp_path_factory) -> Path:
     base = make_base()
     for name, changes in SINGLE.items():
         foreword.train(base, settings(folder, f"one {name}", **COMMON, **changes))
+    foreword.train(base, with_heads(folder, "one heads"))
     copy_until(folder / "one plain", folder / "to resume", 4)
     done = subprocess.run([*LAUNCH, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -67,6 +68,10 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_two_processes_are_one_run(place, name) -> None:
     assert_same_run(place / f"one {name}", place / name)
     assert debris(place / name) == []
+
+
+def test_heads_that_a_batch_does_not_use_are_left_alone_by_both(place) -> None:
+    assert_same_run(place / "one heads", place / "heads")
 
 
 def test_a_run_of_one_goes_on_with_two_and_back(place) -> None:
