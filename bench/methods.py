@@ -6,7 +6,7 @@ SmolLM2-135M, 60 steps of batch 8, length 32, text initialisation, the same batc
 parameters trained, KB of the saved prefix, validation loss in nats per target token (first reference of the first
 96 rows) at step 0 and at the end, and BLEU (greedy, all references of the same rows) at the best rate.
 `--long`: direct and mlp at 32 to 512 virtual tokens, 40 steps, several seeds, and what keeps them stable. `--timing`: seconds per
-step, methods interleaved, medians; run it on a quiet machine.
+step on one batch, methods interleaved, medians; run it on a quiet machine.
 
 Resumable cell by cell: what stands in the results file is not computed again.
 """
@@ -22,8 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import foreword
+from foreword.init import starting_point
 from foreword.methods import METHODS
+from foreword.tasks import TaskSettings, make_task
 from results import Results, data_folder, machine
 
 TEMPLATE = "{input}\nDescription:"
@@ -72,12 +76,14 @@ class Bench:
         self.base, self.data, self.arguments, self.results = base, data, arguments, results
 
     def method(self, name: str) -> None:
-        """Three rates, then BLEU at the best."""
+        """Three rates, the method's own default, then BLEU at the best of the three."""
         losses = {}
         for rate in RATES:
             cell = self.cell(f"{name} at {rate:g}", method=name, lr=rate)
             losses[rate] = cell["loss"]
-        best = min(losses, key=lambda rate: losses[rate])
+        best = min(losses, key=lambda rate: float(losses[rate]))
+        own = METHODS[name].default_lr
+        self.cell(f"{name} at {own:g}", method=name, lr=own)
         self.results.cell(f"{name} BLEU", lambda: self._bleu(name, best))
 
     def cell(self, key: str, **settings: Any) -> dict[str, Any]:
@@ -119,19 +125,29 @@ class Bench:
     def _long(self) -> dict[str, Any]:
         return {"steps": LONG_STEPS, "validate_every": LONG_STEPS // 2, "checkpoint_every": LONG_STEPS}
 
-    def timing(self, rounds: int = 3, steps: int = 4) -> None:
-        """Median seconds of a step, methods interleaved; the first step of each round is left out."""
-        seconds: dict[str, list[float]] = {name: [] for name in self.arguments.methods}
-        for _ in range(rounds):
-            for name in self.arguments.methods:
-                with tempfile.TemporaryDirectory() as folder:
-                    watch = Watch()
-                    config = self.config(folder, method=name, steps=steps, validate_every=steps, warmup=1)
-                    foreword.train(self.base, config, watch)
-                    seconds[name] += watch.seconds[1:]
+    def timing(self, rounds: int = 7) -> None:
+        """Median seconds of forward, backward and update on one batch, methods interleaved; the first round warms up."""
+        task = make_task(self.base, "lm", TaskSettings(TEMPLATE))
+        items, _ = task.load(
+            f"{self.data}/valid.jsonl", max_tokens=None, max_bad_rows=0, limit=self.arguments.batch_size
+        )
+        start = starting_point(foreword.TrainConfig(length=32), self.base, items)
+        producers = {}
+        for name in self.arguments.methods:
+            method = METHODS[name]
+            producers[name] = method.start(start, method.parse_options({}))
+        seconds: dict[str, list[float]] = {name: [] for name in producers}
+        for number in range(rounds + 1):
+            for name, producer in producers.items():
+                optimizer = torch.optim.AdamW(producer.parameters(), lr=1e-4)
+                began = time.perf_counter()
+                task.losses(producer(), items).mean().backward()
+                optimizer.step()
+                if number:
+                    seconds[name].append(time.perf_counter() - began)
         for name, own in seconds.items():
             median = statistics.median(own)
-            ratio = median / statistics.median(seconds[self.arguments.methods[0]])
+            ratio = median / statistics.median(seconds["direct"])
             self.results.put(f"{name} seconds", {"median": median, "ratio": ratio, "spread": [min(own), max(own)]})
 
     def table(self) -> None:
@@ -141,8 +157,8 @@ class Bench:
 
 def markdown(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
     """The table of docs/methods.md."""
-    yield "| method | rate | parameters | KB | step, times direct's | loss at step 0 | loss | BLEU |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| method | best rate | parameters | KB | step, times direct's | loss at step 0 | loss | BLEU | at the default rate |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for name in METHODS:
         if (bleu := rows.get(f"{name} BLEU")) is None:
             continue
@@ -151,26 +167,10 @@ def markdown(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
         numbers = (
             f"{cell['parameters']:,} | {cell['kilobytes']:,.0f} | {times} | {cell['start']:.3f} | {cell['loss']:.3f}"
         )
-        yield f"| `{name}` | {bleu['lr']:g} | {numbers} | {bleu['bleu']:.1f} |"
-
-
-class Watch:
-    """Seconds of each update."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._since = 0.0
-
-    def started(self, *_: Any) -> None:
-        self._since = time.perf_counter()
-
-    def updated(self, row: dict[str, Any]) -> None:
-        now = time.perf_counter()
-        self.seconds.append(now - self._since)
-        self._since = now
-
-    def validated(self, row: dict[str, Any]) -> None:
-        self._since = time.perf_counter()
+        own = METHODS[name].default_lr
+        default = rows.get(f"{name} at {own:g}", {}).get("loss")
+        shown = "–" if default is None else f"{float(default):.3f} ({own:g})"
+        yield f"| `{name}` | {bleu['lr']:g} | {numbers} | {bleu['bleu']:.1f} | {shown} |"
 
 
 def measure(base: foreword.Base, config: foreword.TrainConfig, settings: dict[str, Any]) -> dict[str, Any]:
