@@ -86,10 +86,11 @@ class Injector:
             site.start()
 
     def require_virtual(self, ids: Tensor | None, attachment: Attachment) -> None:
-        if not virtual.tables_of(self._model):
+        tables = virtual.tables_of(self._model)
+        if not tables:
             raise AttachError("this model's input embeddings are no plain table; a prompt can't be inserted among them")
         if ids is not None:
-            virtual.require_virtual(ids, int(virtual.tables_of(self._model)[0].num_embeddings), attachment)
+            virtual.require_virtual(ids, int(tables[0].num_embeddings), attachment)
 
     def _count_positions(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A model around the stack (text with pictures) counts positions itself, padding included: give it ours."""
