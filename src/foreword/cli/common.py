@@ -38,6 +38,21 @@ Template = Annotated[
         help=r"The whole prompt, with {field} for a row's field; \n is a new line. Default: the model's chat template.",
     ),
 ]
+SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder.")]
+Prefix = Annotated[str | None, typer.Option("--prefix", help="A saved prefix's folder. Default: the plain base.")]
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task-option",
+        metavar="NAME=VALUE",
+        help="A setting of the task, for instance --task-option 'words={good: [great, fine], bad: terrible}'.",
+    ),
+]
+MaxBadRows = Annotated[
+    int | None, typer.Option("--max-bad-rows", help="Bad rows allowed; each is reported and left out. Default: 0.")
+]
+Rows = Annotated[int | None, typer.Option("--rows", help="Only the first so many rows to measure on.")]
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer. Default: 64.")]
 
 
 def out() -> Console:
@@ -100,6 +115,11 @@ def model_for(model: str | None, prefix: str | None) -> str:
 
         return str(read_manifest(Path(prefix))["base"].get("source") or DEFAULT_MODEL)
     return DEFAULT_MODEL
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Names with commas between them."""
+    return None if text is None else tuple(name.strip() for name in text.split(","))
 
 
 def pairs(flag: str, entries: list[str] | None) -> dict[str, Any]:

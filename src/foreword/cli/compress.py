@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    prefix: Annotated[str, typer.Argument(help="A saved prefix's folder.")],
+    prefix: common.SavedPrefix,
     choices: Annotated[
         str | None,
         typer.Option(
@@ -47,11 +47,11 @@ def command(
     validation: Annotated[
         str | None, typer.Option("--validation", help="Rows to measure on. Default: those of the prefix's training.")
     ] = None,
-    rows: Annotated[int | None, typer.Option("--rows", help="Only the first so many rows to measure on.")] = None,
+    rows: common.Rows = None,
     model: common.Model = None,
     template: common.Template = None,
     no_bleu: Annotated[bool, typer.Option("--no-bleu", help="Measure the loss alone: no generation.")] = False,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer. Default: 64.")] = None,
+    max_new_tokens: common.MaxNewTokens = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Rows at once. Default: as the prefix was trained.")
     ] = None,
@@ -75,7 +75,7 @@ def command(
     from foreword.settings import build
 
     flags = common.given(
-        choices=_names(choices), recover=recover, lr=lr, keep_loss=_share(keep_loss), max_kb=max_kb, output=output,
+        choices=common.names(choices), recover=recover, lr=lr, keep_loss=_share(keep_loss), max_kb=max_kb, output=output,
         data=data, validation=validation, validation_rows=rows, template=common.unescape(template),
         max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed, dtype=dtype, device=device, quantise=quantise,
         lora=lora,
@@ -100,10 +100,6 @@ def command(
         _report(CompressResult(measured), json)
         raise
     _report(result, json)
-
-
-def _names(choices: str | None) -> tuple[str, ...] | None:
-    return None if choices is None else tuple(name.strip() for name in choices.split(","))
 
 
 def _share(text: str | None) -> float | None:

@@ -13,9 +13,7 @@ from foreword.cli import common
 
 def command(
     data: Annotated[str, typer.Option("--data", help="Rows to measure on: {input, target} or {input, references}.")],
-    prefix: Annotated[
-        str | None, typer.Option("--prefix", help="A saved prefix's folder. Default: the plain base.")
-    ] = None,
+    prefix: common.Prefix = None,
     model: common.Model = None,
     template: common.Template = None,
     metrics: Annotated[
@@ -29,11 +27,9 @@ def command(
         ),
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="Without a head: what is asked, lm or verbalizer.")] = None,
-    task_option: Annotated[
-        list[str] | None, typer.Option("--task-option", metavar="NAME=VALUE", help="A setting of that task.")
-    ] = None,
-    rows: Annotated[int | None, typer.Option("--rows", help="Only the first so many rows.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer. Default: 64.")] = None,
+    task_option: common.TaskOption = None,
+    rows: common.Rows = None,
+    max_new_tokens: common.MaxNewTokens = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Rows at once. Default: 16.")] = None,
     input_field: Annotated[
         str | None,
@@ -43,7 +39,7 @@ def command(
         str | None,
         typer.Option("--target-field", help="The target's field. Default: as the prefix was trained."),
     ] = None,
-    max_bad_rows: Annotated[int | None, typer.Option("--max-bad-rows", help="Bad rows allowed. Default: 0.")] = None,
+    max_bad_rows: common.MaxBadRows = None,
     answers: Annotated[
         Path | None, typer.Option("--answers", help="Write the answers to this file, one a line.")
     ] = None,
@@ -64,9 +60,8 @@ def command(
     from foreword.format import read_manifest
     from foreword.settings import build
 
-    chosen = tuple(name.strip() for name in metrics.split(",")) if metrics else None
     flags = common.given(
-        data=data, prefix=prefix, template=common.unescape(template), metrics=chosen, rows=rows,
+        data=data, prefix=prefix, template=common.unescape(template), metrics=common.names(metrics or None), rows=rows,
         max_new_tokens=max_new_tokens, batch_size=batch_size, max_bad_rows=max_bad_rows, dtype=dtype, device=device, quantise=quantise, lora=lora,
     )  # fmt: skip
     flags |= common.given(input_field=input_field, target_field=target_field, head=head, task=task)

@@ -17,9 +17,7 @@ def command(
         typer.Argument(help="Inputs. Without any, and without --file, they are read from stdin, one a line."),
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", help="A file with one input a line.")] = None,
-    prefix: Annotated[
-        str | None, typer.Option("--prefix", help="A saved prefix's folder. Default: the plain base.")
-    ] = None,
+    prefix: common.Prefix = None,
     model: common.Model = None,
     template: common.Template = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 64,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    prefix: Annotated[str, typer.Argument(help="A saved prefix's folder.")],
+    prefix: common.SavedPrefix,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from foreword.config import TrainConfig
     from foreword.training import TrainResult
 
-Text = Annotated[str | None, typer.Option()]
-
 
 def command(
     run: Annotated[
@@ -69,9 +67,7 @@ def command(
         float | None,
         typer.Option("--lr", help="Peak learning rate. Default: the method's own (direct 0.06)."),
     ] = None,
-    max_bad_rows: Annotated[
-        int | None, typer.Option("--max-bad-rows", help="Bad rows allowed; each is reported and left out. Default: 0.")
-    ] = None,
+    max_bad_rows: common.MaxBadRows = None,
     task: Annotated[
         str | None,
         typer.Option("--task", help="lm, seq-cls, token-cls, multiple-choice, qa or verbalizer. Default: lm."),
@@ -112,14 +108,7 @@ def command(
             help="A setting of the method, for instance --option hidden=256.",
         ),
     ] = None,
-    task_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--task-option",
-            metavar="NAME=VALUE",
-            help="A setting of the task, for instance --task-option 'words={good: [great, fine], bad: terrible}'.",
-        ),
-    ] = None,
+    task_option: common.TaskOption = None,
     dtype: common.Dtype = None,
     device: common.Device = None,
     quantise: common.Quantise = None,
