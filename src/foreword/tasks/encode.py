@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from foreword.errors import ConfigError
 from foreword.models import Base
 from foreword.models.inputs import padded, vocabulary
 from foreword.models.lora import without_lora
@@ -67,6 +68,12 @@ def pair_ids(base: Base, first: str, second: str, **options: Any) -> Any:
     tokenizer = base.tokenizer
     apart = tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False)
     return tokenizer(first if apart else first + "\n", second, **options)
+
+
+def require_places(base: Base, what: str) -> None:
+    """Raises `ConfigError` where the tokenizer can't say where `what`, as slow ones can't."""
+    if not base.tokenizer.is_fast:
+        raise ConfigError("model", f"{base.name} has a slow tokenizer, which does not say where {what}")
 
 
 def glues_words(base: Base) -> bool:

@@ -24,7 +24,7 @@ from foreword.prefix import Prefix
 from foreword.settings import check_types
 from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
 from foreword.tasks.classify import in_batches
-from foreword.tasks.encode import encoder_side, own_states, pair_ids
+from foreword.tasks.encode import encoder_side, own_states, pair_ids, require_places
 from foreword.tasks.heads import LinearHead, head_for
 from foreword.tasks.options import options_of
 
@@ -66,8 +66,7 @@ class QuestionAnswering(Task):
         super().__init__(base, settings)
         if settings.template is not None:
             raise ConfigError("template", "qa reads question and context as a pair, without a template")
-        if not base.tokenizer.is_fast:
-            raise ConfigError("model", f"{base.name} has a slow tokenizer, which does not say where tokens stand")
+        require_places(base, "tokens stand")
         self.options = options_of(SpanOptions, settings.options, self.name)
         self.head = head_for(base, 2)
 

@@ -19,7 +19,7 @@ from foreword.models import Base
 from foreword.prefix import Prefix
 from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
 from foreword.tasks.classify import accuracy, in_batches
-from foreword.tasks.encode import encoder_side, glues_words, own_states
+from foreword.tasks.encode import encoder_side, glues_words, own_states, require_places
 from foreword.tasks.heads import LinearHead, head_for
 
 
@@ -46,8 +46,7 @@ class TokenClassification(Task):
             raise ConfigError("template", "token-cls reads words as they are, without a template")
         if settings.options:
             raise ConfigError("task_options", f"token-cls has none, but got {', '.join(settings.options)}")
-        if not base.tokenizer.is_fast:
-            raise ConfigError("model", f"{base.name} has a slow tokenizer, which does not say where words begin")
+        require_places(base, "words begin")
         self._glues = glues_words(base)
         self._words = settings.input_field or self.input_field
         self._tags = settings.target_field or self.target_field
