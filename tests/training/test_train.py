@@ -1,25 +1,23 @@
-"""Training on a tiny model: it learns, resumes bit-identically, keeps the best, and applies nothing that isn't finite."""
+"""Training on a tiny model: it learns, keeps the best, and applies nothing that isn't finite."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import shutil
 
 import pytest
 import torch
 
 import foreword
-from foreword.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from foreword.methods import METHODS
+from foreword.errors import ConfigError, DataError, NonFiniteError
 from foreword.models.weights import hash_parameters
 from foreword.tasks import lm
 from foreword.training import loop
-from foreword.training.checkpoint import list_checkpoints, read_state
+from foreword.training.checkpoint import list_checkpoints
 from foreword.training.schedule import learning_rate
 from tiny import tiny_base
-from training_helpers import copy_until, equal, final_state, settings, tensors, untimed, write_rows
+from training_helpers import equal, settings, tensors, write_rows
 
 
 @pytest.fixture
@@ -51,75 +49,12 @@ def test_learns_and_writes_the_run_folder(rows) -> None:
     assert foreword.evaluate(base, rest, saved).metrics["loss"] == pytest.approx(result.validation_loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
-def test_resume_is_bit_identical_from_every_checkpoint(rows, method, scheduler, monkeypatch) -> None:
-    """Start, middle and end of an epoch (four steps): weights, optimizer, random state, history, and the rows visited."""
-    base, visited = tiny_base(), []
-    real = lm.collate
-
-    def watched(examples, *more):
-        if torch.is_grad_enabled():  # not in a validation
-            visited.append([e.where for e in examples])
-        return real(examples, *more)
-
-    monkeypatch.setattr(lm, "collate", watched)
-    changes = {
-        "method": method, "scheduler": scheduler, "accumulation": 2, "weight_decay": 0.01, "steps": 9,
-        "checkpoint_every": 1, "validate_every": 2,
-    }  # fmt: skip
-    whole = foreword.train(base, settings(rows, "whole", **changes))
-    order, final = list(visited), final_state(whole.run)
-    assert {"producer", "optimizer", "random"} == {name.partition(".")[0] for name in final}
-    for step in (0, 2, 4, 7, 9):
-        visited.clear()
-        copy = copy_until(whole.run, rows / f"from-{step}", step)
-        resumed = foreword.train(base, settings(rows, resume=str(copy), **changes))
-        assert equal(final_state(copy), final)
-        assert equal(tensors(resumed.prefix), tensors(whole.prefix))
-        assert untimed(resumed.history) == untimed(whole.history)
-        assert visited == order[2 * step :]
-
-
-def test_going_on_from_an_older_checkpoint_leaves_the_later_ones_behind(rows) -> None:
-    base, changes = tiny_base(), {"checkpoint_every": 2, "keep_checkpoints": 2}
-    whole = foreword.train(base, settings(rows, "whole", **(changes | {"keep_checkpoints": 9})))
-    chosen = whole.run / "checkpoints" / "step-000004"
-    resumed = foreword.train(base, settings(rows, resume=str(chosen), **changes))
-    assert untimed(resumed.history) == untimed(whole.history)
-    assert [path.name for path in list_checkpoints(whole.run / "checkpoints")] == ["step-000010", "step-000012"]
-
-
 def test_accelerates_own_accumulation_changes_nothing(rows, monkeypatch) -> None:
     base = tiny_base()
     one = foreword.train(base, settings(rows, "one", steps=2))
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     other = foreword.train(base, settings(rows, "other", steps=2))
     assert equal(tensors(one.prefix), tensors(other.prefix))
-
-
-def test_resume_keeps_the_patience_that_is_left(rows) -> None:
-    """From every checkpoint of a run that stops early, those in a losing streak included."""
-    base = tiny_base()
-    changes = {
-        "steps": 60,
-        "lr": 100.0,
-        "validate_every": 1,
-        "checkpoint_every": 1,
-        "patience": 3,
-        "keep_checkpoints": 99,
-    }
-    whole = foreword.train(base, settings(rows, "whole", **changes))
-    assert whole.stopped_early
-    stale = set()
-    for step in range(whole.steps + 1):
-        copy = copy_until(whole.run, rows / f"from-{step}", step)
-        stale.add(read_state(list_checkpoints(copy / "checkpoints")[-1])[0].stale)
-        resumed = foreword.train(base, settings(rows, resume=str(copy), **changes))
-        assert (resumed.steps, resumed.stopped_early) == (whole.steps, True)
-        assert equal(final_state(copy), final_state(whole.run))
-        assert untimed(resumed.history) == untimed(whole.history)
-    assert {0, 1, 2, 3} <= stale
 
 
 def test_two_runs_of_a_seed_agree_and_seeds_differ(rows) -> None:
@@ -196,40 +131,6 @@ def test_nothing_that_is_not_finite_is_applied(rows, monkeypatch, where) -> None
     assert all(math.isfinite(value) for row in history for value in row.values())
     assert foreword.Prefix.load(rows / "run" / "prefix").length == 4
     assert [path.name for path in list_checkpoints(rows / "run" / "checkpoints")] == ["step-000000", "step-000004"]
-
-
-def test_damaged_and_foreign_checkpoints_are_refused(rows) -> None:
-    base = tiny_base()
-    run = foreword.train(base, settings(rows)).run
-    with pytest.raises(CheckpointError, match="batch_size 6, not 3"):
-        foreword.train(base, settings(rows, resume=str(run), batch_size=3))
-    with pytest.raises(CheckpointError, match="neither a checkpoint"):
-        foreword.train(base, settings(rows, resume=str(rows / "nowhere")))
-    file = list_checkpoints(run / "checkpoints")[-1] / "state.safetensors"
-    file.write_bytes(file.read_bytes()[:-4] + b"oops")
-    with pytest.raises(CheckpointError, match="digest differs"):
-        foreword.train(base, settings(rows, resume=str(run)))
-
-
-def test_a_resumed_run_takes_what_is_left_open_from_before(rows) -> None:
-    base = tiny_base()
-    whole = foreword.train(base, settings(rows, "whole"))
-    for later in list_checkpoints(whole.run / "checkpoints")[1:]:
-        shutil.rmtree(later)
-    shutil.rmtree(whole.run / "prefix")
-    config = dataclasses.replace(settings(rows, resume=str(whole.run)), lr=None, template=None, steps=None)
-    resumed = foreword.train(base, dataclasses.replace(config, output=None))
-    assert equal(tensors(resumed.prefix), tensors(whole.prefix))
-
-
-def test_other_rows_or_weights_are_not_resumed(rows) -> None:
-    run = foreword.train(tiny_base(), settings(rows, steps=2)).run
-    with pytest.raises(CheckpointError, match="other weights"):
-        foreword.train(tiny_base(seed=1), settings(rows, steps=2, resume=str(run)))
-    lines = (rows / "train.jsonl").read_text().replace("plum", "lime")
-    (rows / "train.jsonl").write_text(lines)
-    with pytest.raises(CheckpointError, match="other data"):
-        foreword.train(tiny_base(), settings(rows, steps=2, resume=str(run)))
 
 
 def test_a_run_that_failed_at_once_can_be_tried_again(rows, monkeypatch) -> None:
