@@ -78,7 +78,7 @@ def main() -> int:
                 for what, change in RAISES.items():
                     results.cell(f"{name}, raise: {what}", partial(raised, base, name, *change, files))
                 results.cell(f"{name}, full fine-tuning, 3 x steps", partial(run, base, name, FULL, 1e-4, files, 3))
-    for line in table(results.rows, arguments.data):
+    for line in (*table(results.rows, arguments.data), *raised_table(results.rows, arguments.data)):
         print(line)
     return 0
 
@@ -180,6 +180,24 @@ def table(rows: dict[str, dict[str, Any]], names: list[str]) -> Iterator[str]:
         closed = [100 * (best[arm] - head) / (full - head) for arm in METHODS]
         numbers = " | ".join(f"{value:.1f}" for value in best.values())
         yield f"| {name} | {measure} | {numbers} | " + " | ".join(f"{share:.0f} %" for share in closed) + " |"
+
+
+def raised_table(rows: dict[str, dict[str, Any]], names: list[str]) -> Iterator[str]:
+    """What raises the deep prefix, and how much of the gap to full fine-tuning of as many steps it then closes."""
+    yield "| deep prefix | " + " | ".join(f"{name}, {DATA[name][1]} | closed" for name in names) + " |"
+    yield "|---|" + "---|---|" * len(names)
+    for what, (_, _, _, times) in RAISES.items():
+        cells = []
+        for name in names:
+            own, measure = rows.get(f"{name}, raise: {what}"), DATA[name][1]
+            ends = [rows[f"{name}, {FULL}, {rate:g}"] for rate in ARMS[FULL]]
+            if times > 1:
+                ends = [row for row in (rows.get(f"{name}, {FULL}, {times} x steps"),) if row]
+            head = rows[f"{name}, head only, 0"][measure]
+            full = max((row[measure] for row in ends), default=None)
+            shown = "–" if own is None or full is None else f"{100 * (own[measure] - head) / (full - head):.0f} %"
+            cells += ["–" if own is None else f"{own[measure]:.1f}", shown]
+        yield f"| {what} | " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":
