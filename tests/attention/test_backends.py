@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from foreword.attention import backends
+from foreword.attention.attachment import Attachment
 from foreword.attention.call import AttentionCall, MaskCache, normalise
+from foreword.attention.joined import join, uses_of
 from foreword.attention.merge import fold, fold_lse, two_part_attention, unfold
 from foreword.attention.reference import reference_attention
 from foreword.attention.rows import RowMap
@@ -70,6 +74,11 @@ CALLS = {
 }
 
 
+def joined_of(rows, *pairs):
+    """(index tensor or None, keys and values) of each prefix, for a batch of `rows` rows; None for no prefix."""
+    return join(uses_of([index for index, _ in pairs], rows), [kv for _, kv in pairs]) if pairs else None
+
+
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("assignment", [[0], [0, None, 1], [None], [1, 0, 1]])
 def test_two_parts_equal_concatenation(name, assignment) -> None:
@@ -84,9 +93,10 @@ def test_two_parts_equal_concatenation(name, assignment) -> None:
     ]
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(7)).to(expected)
     wanted = torch.autograd.grad((expected * weight).sum(), inputs, allow_unused=True)
-    pairs = [(group.rows, prefixes[group.prefix]) for group in rows.groups(3, torch.device("cpu"))]
+    groups = rows.groups(3, torch.device("cpu"))
+    joined = joined_of(3, *((group.rows, prefixes[group.prefix]) for group in groups))
     for flash in {backends.choose(call), None}:
-        output = two_part_attention(call, pairs, flash)
+        output = two_part_attention(call, joined, flash)
         assert relative(output, expected) < TOLERANCE
         found = torch.autograd.grad((output * weight).sum(), inputs, allow_unused=True)
         for one, other in zip(found, wanted, strict=True):
@@ -95,7 +105,7 @@ def test_two_parts_equal_concatenation(name, assignment) -> None:
                 assert torch.isfinite(one).all()
                 assert relative(one, other) < TOLERANCE
     if any(entry is not None for entry in assignment):
-        assert relative(two_part_attention(call, [], None), expected) > 100 * TOLERANCE
+        assert relative(two_part_attention(call, None, None), expected) > 100 * TOLERANCE
 
 
 def test_which_backend_is_chosen() -> None:
@@ -112,7 +122,7 @@ def test_which_backend_is_chosen() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types(dtype) -> None:
     call, prefix = make_call(dtype=dtype), make_prefix(5)
-    output = two_part_attention(call, [(None, prefix)], backends.choose(call))
+    output = two_part_attention(call, joined_of(3, (None, prefix)), backends.choose(call))
     exact = make_call()
     assert output.dtype == dtype
     assert relative(output, reference_attention(exact, [prefix] * 3)) < 2e-2
@@ -126,7 +136,7 @@ def test_dropout_is_honoured_and_unbiased() -> None:
     with torch.no_grad():
         exact = reference_attention(make_call(), [prefix] * 3)
         torch.manual_seed(0)
-        draws = torch.stack([two_part_attention(call, [(None, prefix)], None) for _ in range(3000)])
+        draws = torch.stack([two_part_attention(call, joined_of(3, (None, prefix)), None) for _ in range(3000)])
         reference = torch.stack([reference_attention(call, [prefix] * 3) for _ in range(3000)])
     assert not torch.equal(draws[0], draws[1])
     assert relative(draws.mean(0), exact) < 0.03
@@ -135,9 +145,12 @@ def test_dropout_is_honoured_and_unbiased() -> None:
 
 def test_an_empty_prefix_is_none() -> None:
     call = make_call()
-    empty = make_prefix(0)
+    base = tiny_base()
+    whole = trained_like(base, 4)
+    slots = {name: KV(key[:, :0], value[:, :0]) for name, (key, value) in whole.slots.items()}
+    attachment = Attachment([replace(whole, slots=slots)], next(base.model.parameters()))
     assert torch.equal(
-        two_part_attention(call, [(None, empty)], backends.FLASH_CPU), two_part_attention(call, [], backends.FLASH_CPU)
+        attachment.run("decoder.0", call), two_part_attention(call, None, backends.FLASH_CPU)
     )
 
 

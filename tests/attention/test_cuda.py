@@ -7,6 +7,7 @@ import torch
 
 from foreword.attention import backends
 from foreword.attention.call import AttentionCall
+from foreword.attention.joined import join, uses_of
 from foreword.attention.merge import two_part_attention
 from foreword.attention.reference import reference_attention
 from foreword.prefix import KV
@@ -23,7 +24,7 @@ def test_flash_cuda_equals_the_reference(n) -> None:
     exact = [tensor.detach().double().cpu().requires_grad_() for tensor in inputs]
     calls = [AttentionCall(*parts[:3], None, None, n > 1, 0.125) for parts in (inputs, exact)]
     assert backends.choose(calls[0]) is backends.FLASH_CUDA
-    output = two_part_attention(calls[0], [(None, KV(*inputs[3:]))], backends.FLASH_CUDA)
+    output = two_part_attention(calls[0], join(uses_of([None], 3), [KV(*inputs[3:])]), backends.FLASH_CUDA)
     expected = reference_attention(calls[1], [KV(*exact[3:])] * 3)
     assert relative(output.cpu(), expected) < 1e-2
     weight = torch.randn_like(expected)

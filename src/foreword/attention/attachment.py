@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -10,9 +12,11 @@ from torch import Tensor
 from foreword.attention import backends
 from foreword.attention.additions import add, reference_add
 from foreword.attention.call import AttentionCall, MaskCache
+from foreword.attention.joined import Joined, Uses, join, uses_of
 from foreword.attention.merge import two_part_attention
 from foreword.attention.reference import reference_attention
 from foreword.attention.rows import RowMap
+from foreword.attention.segments import Segments
 from foreword.errors import AttachError
 from foreword.merges import Addition
 from foreword.prefix import EMBEDDINGS, KV, Prefix
@@ -23,10 +27,17 @@ BACKENDS = ("auto", "math", "reference")
 class Attachment:
     """Tensors on the model's device (a layer elsewhere gets its own copy), row map, offsets.
 
-    backend: "auto" (flash where it fits, else math), "math", or "reference".
+    backend: "auto" (flash where it fits, else math), "math", or "reference". packed: the batch is one row of tokens, in
+    which the rows lie one behind another, of so many tokens each.
     """
 
-    def __init__(self, rows: Sequence[Prefix | None], parameter: Tensor, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        rows: Sequence[Prefix | None],
+        parameter: Tensor,
+        backend: str = "auto",
+        packed: Sequence[int] | None = None,
+    ) -> None:
         if backend not in BACKENDS:
             raise AttachError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
         distinct = list({id(row): row for row in rows if row is not None}.values())
@@ -35,12 +46,15 @@ class Attachment:
                 "a conditioned prefix differs from row to row; make the rows with base.inputs(texts, prefix), or call base.generate"
             )
         number = {id(prefix): index for index, prefix in enumerate(distinct)}
-        self.rows = RowMap([None if row is None else number[id(row)] for row in rows])
-        device = torch.device("cpu") if parameter.device.type == "meta" else parameter.device
+        assignment = [None if row is None else number[id(row)] for row in rows]
+        self.packed = None if packed is None else Segments(tuple(packed), tuple(packed))
         self.offsets = [0 if row is None else row.position_offset for row in rows]
+        self.rows = RowMap(assignment, [prefix.length for prefix in distinct])
+        self._tokens = self.rows if packed is None else _by_token(self.rows, packed)
         self.captured: dict[str, KV] | None = None
         self.observer: Callable[[str, AttentionCall], None] | None = None
         self.masks = MaskCache()
+        device = torch.device("cpu") if parameter.device.type == "meta" else parameter.device
         place = device, parameter.dtype
         self.prefixes: list[dict[str, KV]] = [
             {}
@@ -58,6 +72,8 @@ class Attachment:
         self.has_embeddings = any(prompt is not None for prompt in self.embeddings)
         self._backend = backend
         self._offset_tensors: dict[tuple[int, torch.device], Tensor] = {}
+        self._uses: dict[tuple[tuple[int, ...], int, torch.device], Uses] = {}
+        self._joined: dict[tuple[object, ...], Joined | None] = {}
 
     def offset_tensor(self, batch: int, device: torch.device) -> Tensor:
         """Offsets of `batch` rows, `[batch or 1, 1]`."""
@@ -69,6 +85,16 @@ class Attachment:
             self._offset_tensors[batch, device] = torch.tensor(values, device=device).unsqueeze(1)
         return self._offset_tensors[batch, device]
 
+    def packed_positions(self, given: Tensor | None, device: torch.device) -> Tensor:
+        """Positions of packed rows, `[1, Σ tokens]`: from each row's offset on. given: positions without offsets."""
+        lengths = () if self.packed is None else self.packed.queries
+        offsets = self.offsets * (len(lengths) if len(self.offsets) == 1 else 1)
+        if given is None:
+            starts = [offset - first for offset, first in zip(offsets, accumulate(lengths, initial=0), strict=False)]
+            given, offsets = torch.arange(sum(lengths), device=device).unsqueeze(0), starts
+        counts = torch.tensor(lengths, device=device)
+        return given + torch.tensor(offsets, device=device).repeat_interleave(counts, output_size=sum(lengths))
+
     def run(self, slot: str, call: AttentionCall) -> Tensor:
         """Attention output `[B, H, n, d_v]` of one slot."""
         if self.captured is not None:
@@ -76,14 +102,55 @@ class Attachment:
         if self.observer is not None:
             self.observer(slot, call)
         if self._backend == "reference":
-            rows = self.rows.expand(call.batch)
-            output = reference_attention(call, [None if row is None else self.prefixes[row].get(slot) for row in rows])
-            return reference_add(output, call, [None if row is None else self.additions[row].get(slot) for row in rows])
-        groups = self.rows.groups(call.batch, call.query.device)
-        pairs = [(group.rows, kv) for group in groups if (kv := self.prefixes[group.prefix].get(slot)) is not None]
+            return self._reference(slot, call)
         flash = backends.choose(call) if self._backend == "auto" else None
-        output = two_part_attention(call, pairs, flash)
-        for group in groups:
+        count = call.batch if self.packed is None else call.query.shape[2]
+        output = two_part_attention(call, self._joined_for(slot, count, call.query.device), flash, self.packed)
+        return self._add(slot, call, output, count) if any(self.additions) else output
+
+    def _joined_for(self, slot: str, rows: int, device: torch.device) -> Joined | None:
+        """The prefixes of `slot`, joined once for each way to differentiate them."""
+        key = slot, rows, device, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        if key not in self._joined:
+            groups = self._tokens.groups(rows, device)
+            found = [(group, kv) for group in groups if (kv := self.prefixes[group.prefix].get(slot)) and kv.length]
+            numbers = tuple(group.prefix for group, _ in found)
+            if found and (numbers, rows, device) not in self._uses:
+                self._uses[numbers, rows, device] = uses_of([group.rows for group, _ in found], rows)
+            self._joined[key] = join(self._uses[numbers, rows, device], [kv for _, kv in found]) if found else None
+        return self._joined[key]
+
+    def _add(self, slot: str, call: AttentionCall, output: Tensor, rows: int) -> Tensor:
+        """What gated and memory prefixes add. Packed tokens are rows of one token each."""
+        if self.packed is not None:
+            call, output = replace(call, query=call.query.transpose(0, 2)), output.transpose(0, 2)
+        for group in self._tokens.groups(rows, call.query.device):
             if (addition := self.additions[group.prefix].get(slot)) is not None:
                 output = add(output, call, addition, group.rows)
-        return output
+        return output if self.packed is None else output.transpose(0, 2)
+
+    def _reference(self, slot: str, call: AttentionCall) -> Tensor:
+        if self.packed is not None:
+            return self._reference_packed(slot, call)
+        rows = self.rows.expand(call.batch)
+        output = reference_attention(call, [None if row is None else self.prefixes[row].get(slot) for row in rows])
+        return reference_add(output, call, [None if row is None else self.additions[row].get(slot) for row in rows])
+
+    def _reference_packed(self, slot: str, call: AttentionCall) -> Tensor:
+        """One packed row at a time."""
+        lengths = () if self.packed is None else self.packed.queries
+        pieces = [part.split(lengths, 2) for part in (call.query, call.key, call.value)]
+        outputs = []
+        for row, query, key, value in zip(self.rows.expand(len(lengths)), *pieces, strict=True):
+            own = replace(call, query=query, key=key, value=value)
+            output = reference_attention(own, [None if row is None else self.prefixes[row].get(slot)])
+            outputs.append(reference_add(output, own, [None if row is None else self.additions[row].get(slot)]))
+        return torch.cat(outputs, 2)
+
+
+def _by_token(rows: RowMap, packed: Sequence[int]) -> RowMap:
+    """The same map with a row for each token."""
+    if len(rows.assignment) == 1:
+        return rows
+    entries = rows.expand(len(packed))
+    return RowMap([entry for entry, tokens in zip(entries, packed, strict=True) for _ in range(tokens)], rows.lengths)

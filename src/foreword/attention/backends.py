@@ -36,17 +36,31 @@ Forward = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], Part]
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Part, Tensor | None, bool, float], tuple[Tensor, Tensor, Tensor]]
 
 
+# boundaries of queries and of keys, int32 [segments + 1]; the longest of each
+Cut = tuple[Tensor, Tensor, int, int]
+
+
+@dataclass(frozen=True)
+class Varlen:
+    """forward(q, k, v, cut, causal, scale); backward(grad, q, k, v, merged part, cut, causal, scale). All `[1, H, N, d]`."""
+
+    forward: Callable[[Tensor, Tensor, Tensor, Cut, bool, float], Part]
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Part, Cut, bool, float], tuple[Tensor, Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class Flash:
     """forward(q, k, v, mask, causal, scale); backward(grad, q, k, v, merged part, mask, causal, scale).
 
-    multiple: head widths must be a multiple of it; others are filled up with zeros.
+    multiple: head widths must be a multiple of it; others are filled up with zeros. varlen: the same over segments, where
+    the kernel knows them (see `segments`).
     """
 
     name: str
     forward: Forward
     backward: Backward
     multiple: int = 1
+    varlen: Varlen | None = None
 
 
 def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Part:
@@ -82,8 +96,26 @@ def _cuda_backward(
     return dq, _sum_heads(dk, heads), _sum_heads(dv, heads)
 
 
+def _varlen_forward(q: Tensor, k: Tensor, v: Tensor, cut: Cut, causal: bool, scale: float) -> Part:
+    flat = (part[0].transpose(0, 1) for part in (q, k, v))  # [N, H, d]
+    results = aten._flash_attention_forward(*flat, *cut, 0.0, causal, False, scale=scale)
+    return Part(results[0].transpose(0, 1).unsqueeze(0), results[1].unsqueeze(0))  # lse is [H, N]
+
+
+def _varlen_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, part: Part, cut: Cut, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad, q, k, v, output = (tensor[0].transpose(0, 1) for tensor in (grad, q, k, v, part.output))
+    seed = torch.zeros(2, dtype=torch.uint64, device=q.device)  # dropout state; unused at dropout 0
+    offset = torch.zeros((), dtype=torch.uint64, device=q.device)
+    dq, dk, dv = aten._flash_attention_backward(
+        grad, q, k, v, output, part.lse[0].contiguous(), *cut, 0.0, causal, seed, offset, scale=scale
+    )
+    return tuple(piece.transpose(0, 1).unsqueeze(0) for piece in (dq, dk, dv))  # type: ignore[return-value]
+
+
 FLASH_CPU = Flash("flash-cpu", _cpu_forward, _cpu_backward)
-FLASH_CUDA = Flash("flash-cuda", _cuda_forward, _cuda_backward, multiple=8)
+FLASH_CUDA = Flash("flash-cuda", _cuda_forward, _cuda_backward, multiple=8, varlen=Varlen(_varlen_forward, _varlen_backward))
 
 
 def choose(call: AttentionCall) -> Flash | None:

@@ -80,7 +80,7 @@ def _attention(
         query,
         key,
         value,
-        attention_mask,
+        attention_mask if attachment.packed is None else None,
         scaling,
         dropout,
         is_causal,

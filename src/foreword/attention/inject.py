@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from foreword.attention import cached, function, positions, recompute, virtual
 from foreword.attention.attachment import BACKENDS, Attachment
 from foreword.attention.call import AttentionCall, refuse_attentions
-from foreword.errors import AttachError
+from foreword.errors import AttachError, BatchMismatchError
 from foreword.prefix import KV, Prefix
 
 if TYPE_CHECKING:
@@ -145,12 +146,31 @@ class _Entry:
         self._injector.past = positions.past_length(arguments)
         if attachment.has_embeddings and self._first and not self._injector.past:
             self._injector.require_virtual(arguments.get("input_ids"), attachment)
-        self._positions(arguments, attachment)
+        if attachment.packed is not None:
+            self._unpadded(module, arguments, attachment)
+        else:
+            self._positions(arguments, attachment)
         if self._slots.route == "cache":
             cached.put_prefix(module, arguments, attachment, self._slots)
         else:  # without gradients too: layers checkpoint whenever they train
             recompute.wrap(module, self._injector, attachment)
         return (), arguments
+
+    def _unpadded(self, module: nn.Module, arguments: dict[str, Any], attachment: Attachment) -> None:
+        """Positions begin anew in each packed row, and no mask is made: attention knows where the rows end."""
+        tokens, lengths = positions.tokens_of(arguments), attachment.packed.queries if attachment.packed else ()
+        if tokens is None or tuple(tokens.shape[:2]) != (1, sum(lengths)):
+            shape = None if tokens is None else tuple(tokens.shape[:2])
+            raise BatchMismatchError(f"packed rows of {sum(lengths)} tokens are one row [1, {sum(lengths)}], got {shape}")
+        if self._injector.past or arguments.get("use_cache", getattr(module.config, "use_cache", False)):
+            raise AttachError("packed rows share no cache; call the model with use_cache=False")
+        placed = attachment.packed_positions(arguments.get("position_ids"), tokens.device)
+        if self._stack.position_limit is not None:
+            highest = max(attachment.offsets)
+            bound = max(lengths) + highest if arguments.get("position_ids") is None else 2**31
+            positions.check_limit(arguments, placed, self._stack.position_limit, bound, highest)
+        # a mask that is there already is passed on as it is; the attention function leaves it alone
+        arguments |= {"position_ids": placed, "attention_mask": placed.new_zeros((1, 1, 1, 1), dtype=torch.float32)}
 
     def _positions(self, arguments: dict[str, Any], attachment: Attachment) -> None:
         limit, tokens = self._stack.position_limit, positions.tokens_of(arguments)
@@ -171,23 +191,41 @@ class _Entry:
 
 
 @contextmanager
-def attach(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None], backend: str = "auto") -> Iterator[None]:
+def attach(
+    model: nn.Module,
+    slots: ModelSlots,
+    rows: Sequence[Prefix | None],
+    backend: str = "auto",
+    packed: Sequence[int] | None = None,
+) -> Iterator[None]:
     """Attach `rows` (one prefix for all, or one entry per batch row) to `model` for the `with` block.
 
-    An inner attach replaces the outer one until it ends. Raises `AttachError` if another thread has
+    packed: tokens of each row, where the rows lie one behind another. An inner attach replaces the outer one until it ends. Raises `AttachError` if another thread has
     something attached to the same model, or if the route can't serve the rows.
     """
     if slots.route == "cache":
         cached.require(slots, rows)
+    if packed is not None:
+        _require_packable(slots, rows, packed)
     floating = [p for p in model.parameters() if p.is_floating_point()]
     parameter = next((p for p in floating if p.device.type != "meta"), floating[0])  # offloaded ones are on meta
-    attachment = Attachment(rows, parameter, backend)
+    attachment = Attachment(rows, parameter, backend, packed)
     injector = model.__dict__.get(_INJECTOR) or Injector(model, slots)
     try:
         with injector.active(attachment, own_thread=True):
             yield
     finally:
         attachment.masks.clear()
+
+
+def _require_packable(slots: ModelSlots, rows: Sequence[Prefix | None], packed: Sequence[int]) -> None:
+    limit = slots.packing_limit
+    if not limit:
+        raise AttachError("this architecture's rows can't be packed; pad them")
+    if not packed or min(packed) < 1 or max(packed) > limit:
+        raise AttachError(f"packed rows must have 1 to {limit} tokens, got {list(packed)}")
+    if len(rows) not in (1, len(packed)):
+        raise BatchMismatchError(f"{len(rows)} prefixes are attached, but {len(packed)} rows are packed")
 
 
 @contextmanager

@@ -5,7 +5,8 @@
 This equals attention over the concatenation, because a softmax over two blocks is the mean of the
 blocks' softmaxes weighted by their partition functions (the identity behind flash attention's
 tiling, Dao et al. 2022, §3.1, and ring attention, Liu et al. 2023). The prefix part has no mask and
-is the same for each row, so its rows fold into one query axis and the prefix is never expanded.
+is the same for each row, so its rows fold into one query axis and the prefix is never expanded. Rows with different
+prefixes are segments of that axis, sorted by prefix; see `segments`.
 
 Backward: each part's own flash backward, given the *merged* output and log-sum-exp, recomputes the
 merged probabilities exp(s − lse) and so yields the right gradients; dQ is the sum of both.
@@ -15,7 +16,6 @@ An attention sink (gpt-oss) is a third part with value zero: it joins the log-su
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,32 +23,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foreword.attention import segments
 from foreword.attention.backends import Flash, Part, math_part
 from foreword.attention.call import NEG_INF, AttentionCall
-from foreword.prefix import KV
+from foreword.attention.joined import Joined, Plan, put, take
+from foreword.attention.segments import Segments
 
 
-def two_part_attention(call: AttentionCall, pairs: Sequence[tuple[Tensor | None, KV]], flash: Flash | None) -> Tensor:
-    """Attention output `[B, H, n, d_v]` where the rows of each pair also see its prefix.
+def two_part_attention(
+    call: AttentionCall, joined: Joined | None, flash: Flash | None, packed: Segments | None = None
+) -> Tensor:
+    """Attention output `[B, H, n, d_v]` where the rows that `joined` names also see their prefix.
 
-    pairs: (row index tensor or None for every row, that group's keys and values); no row twice.
-    flash: the backend that computes `call`; None: plain tensor operations.
+    flash: the backend that computes `call`; None: plain tensor operations. packed: the batch is one row of tokens, cut
+    into these segments, which don't see each other; then `joined` counts tokens as rows.
     """
-    dtype, device = call.query.dtype, call.query.device
-    live = [(rows, kv) for rows, kv in pairs if kv.length]
-    rows = [index for index, _ in live]
-    flat = [tensor.to(device, dtype) for _, kv in live for tensor in kv]
+    if joined is not None:
+        place = call.query.device, call.query.dtype
+        joined = joined._replace(key=joined.key.to(*place), value=joined.value.to(*place))
     if flash is None:
-        return _math(call, rows, flat)
+        return _math(call, joined, packed)
     width, value_width = call.query.shape[-1], call.value.shape[-1]
     widest = -(-max(width, value_width) // flash.multiple) * flash.multiple
     if {width, value_width} != {widest}:  # kernels want one width; zeros change neither scores nor outputs
         call = replace(
             call, query=widen(call.query, widest), key=widen(call.key, widest), value=widen(call.value, widest)
         )
-        flat = [widen(tensor, widest) for tensor in flat]
+        if joined is not None:
+            joined = joined._replace(key=widen(joined.key, widest), value=widen(joined.value, widest))
+    kv = (None, None) if joined is None else (joined.key, joined.value)
     output: Tensor = TwoPart.apply(  # type: ignore[no-untyped-call]
-        call, flash, rows, call.query, call.key, call.value, call.sinks, *flat
+        call, flash, _plan(call, joined, packed), packed, call.query, call.key, call.value, call.sinks, *kv
     )
     return output[..., :value_width]
 
@@ -61,58 +66,99 @@ class TwoPart(torch.autograd.Function):
         ctx: Any,
         call: AttentionCall,
         flash: Flash,
-        rows: list[Tensor | None],
+        plan: Plan | None,
+        packed: Segments | None,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         sinks: Tensor | None,
-        *prefixes: Tensor,
+        pk: Tensor | None,
+        pv: Tensor | None,
     ) -> Tensor:
         mask, hidden, causal, scale = call.mask, call.hidden, call.causal, call.scale
-        part = flash.forward(query, key, value, mask, causal, scale)
+        if packed is None:
+            part = flash.forward(query, key, value, mask, causal, scale)
+        else:
+            part = segments.forward(flash, query, key, value, packed, causal, scale)
         if sinks is not None:
             part, hidden = with_sinks(_with_hidden(part, hidden, None), sinks), None
-        for number, index in enumerate(rows):
-            pk, pv = prefixes[2 * number : 2 * number + 2]
-            own = flash.forward(fold(pick(query, index)), pk[None], pv[None], None, False, scale)
-            local = Part(pick(part.output, index), pick(part.lse, index))
-            merged = merge(_with_hidden(local, hidden, index), unfold_part(own, rows_of(query, index)))
-            part = merged if index is None else _put(part, index, merged)
-        ctx.save_for_backward(query, key, value, mask, part.output, part.lse, sinks, *prefixes)
-        ctx.settings = causal, scale, flash, rows
+        if plan is not None and pk is not None and pv is not None:
+            own = segments.forward(
+                flash, take(fold(query), plan.order), pk[None], pv[None], plan.segments, False, scale
+            )
+            part = _merged(part, own, plan.order, hidden)
+        ctx.save_for_backward(query, key, value, mask, part.output, part.lse, sinks, pk, pv)
+        ctx.settings = causal, scale, flash, plan, packed
         return part.output
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, output, lse, sinks, *prefixes = ctx.saved_tensors
-        causal, scale, flash, rows = ctx.settings
+        query, key, value, mask, output, lse, sinks, pk, pv = ctx.saved_tensors
+        causal, scale, flash, plan, packed = ctx.settings
         part = Part(output, lse)
-        dq, dk, dv = flash.backward(grad, query, key, value, part, mask, causal, scale)
-        grads: list[Tensor] = []
-        for number, index in enumerate(rows):
-            pk, pv = prefixes[2 * number : 2 * number + 2]
-            own = Part(fold(pick(output, index)), fold_lse(pick(lse, index)))
-            dq_own, dpk, dpv = flash.backward(
-                fold(pick(grad, index)), fold(pick(query, index)), pk[None], pv[None], own, None, False, scale
-            )
-            dq_own = unfold(dq_own, rows_of(query, index))
-            dq = dq + dq_own if index is None else dq.index_add(0, index, dq_own)
-            grads += [dpk[0], dpv[0]]
-        dsinks = None if sinks is None or not ctx.needs_input_grad[6] else _sinks_gradient(grad, part, sinks)
-        return (None, None, None, dq, dk, dv, dsinks, *grads)
+        if packed is None:
+            dq, dk, dv = flash.backward(grad, query, key, value, part, mask, causal, scale)
+        else:
+            dq, dk, dv = segments.backward(flash, grad, query, key, value, part, packed, causal, scale)
+        dpk = dpv = None
+        if pk is not None:
+            order, cut = plan
+            own = Part(take(fold(output), order), take(fold_lse(lse), order))
+            given = take(fold(grad), order), take(fold(query), order), pk[None], pv[None]
+            dq_own, dpk, dpv = segments.backward(flash, *given, own, cut, False, scale)
+            dq = _plus(dq, dq_own, order)
+            dpk, dpv = dpk[0], dpv[0]
+        dsinks = None if sinks is None or not ctx.needs_input_grad[7] else _sinks_gradient(grad, part, sinks)
+        return (None, None, None, None, dq, dk, dv, dsinks, dpk, dpv)
 
 
-def _math(call: AttentionCall, rows: list[Tensor | None], prefixes: list[Tensor]) -> Tensor:
-    part = math_part(call, call.key, call.value, local=True)
+def _plan(call: AttentionCall, joined: Joined | None, packed: Segments | None) -> Plan | None:
+    if joined is None:
+        return None
+    return joined.uses.plan(call.query.shape[2] if packed is None else 1, joined.lengths)
+
+
+def _math(call: AttentionCall, joined: Joined | None, packed: Segments | None) -> Tensor:
+    """The same in plain tensor operations, differentiated by autograd."""
+    part = math_part(call, call.key, call.value, local=True) if packed is None else _math_segments(call, packed)
     if call.sinks is not None:
         part = with_sinks(part, call.sinks)
-    for number, index in enumerate(rows):
-        pk, pv = prefixes[2 * number : 2 * number + 2]
-        folded = replace(call, query=fold(pick(call.query, index)))
-        own = unfold_part(math_part(folded, pk[None], pv[None], local=False), rows_of(call.query, index))
-        merged = merge(Part(pick(part.output, index), pick(part.lse, index)), own)
-        part = merged if index is None else _put(part, index, merged)
-    return part.output
+    plan = _plan(call, joined, packed)
+    if plan is None or joined is None:
+        return part.output
+    chosen = replace(call, query=take(fold(call.query), plan.order), key=joined.key[None], value=joined.value[None])
+    own = _math_segments(chosen, plan.segments, local=False)
+    return _merged(part, own, plan.order, None).output
+
+
+def _math_segments(call: AttentionCall, cut: Segments, local: bool = True) -> Part:
+    queries = call.query.split(cut.queries, 2)
+    pairs = zip(call.key.split(cut.keys, 2), call.value.split(cut.keys, 2), strict=True)
+    parts = [
+        math_part(replace(call, query=query), *pair, local=local) for query, pair in zip(queries, pairs, strict=True)
+    ]
+    return Part(torch.cat([part.output for part in parts], 2), torch.cat([part.lse for part in parts], 2))
+
+
+def _merged(part: Part, own: Part, order: Tensor | None, hidden: Tensor | None) -> Part:
+    """`part` `[B, H, n, d]` with the prefix's part of the queries `order`, `[1, H, N, d]`, merged into it."""
+    batch = part.output.shape[0]
+    output, lse = fold(part.output), fold_lse(part.lse)
+    local = Part(take(output, order), take(lse, order))
+    if hidden is not None:
+        heads, n = part.lse.shape[1:]
+        local = _with_hidden(local, fold_lse(hidden.expand(batch, heads, n)), order)
+    merged = merge(local, own)
+    return unfold_part(Part(put(output, order, merged.output), put(lse, order, merged.lse)), batch)
+
+
+def _plus(total: Tensor, change: Tensor, order: Tensor | None) -> Tensor:
+    """`total` `[B, H, n, d]` plus `change` `[1, H, N, d]` at the queries `order`."""
+    if order is None:
+        return total + unfold(change, total.shape[0])
+    flat = fold(total).transpose(1, 2).index_add(1, order, change.transpose(1, 2))
+    return unfold(flat.transpose(1, 2), total.shape[0])
 
 
 def merge(local: Part, prefix: Part) -> Part:
@@ -155,14 +201,12 @@ def fold_lse(lse: Tensor) -> Tensor:
 
 def unfold(tensor: Tensor, batch: int) -> Tensor:
     """The inverse of `fold`: `[1, H, B·n, d]` → `[B, H, n, d]`."""
-    _, heads, queries, width = tensor.shape
-    return tensor.view(heads, batch, queries // batch, width).transpose(0, 1)
+    return tensor[0].unflatten(1, (batch, -1)).transpose(0, 1)
 
 
 def unfold_part(part: Part, batch: int) -> Part:
     """`unfold` for an output together with its log-sum-exp `[1, H, B·n]`."""
-    _, heads, queries = part.lse.shape
-    return Part(unfold(part.output, batch), part.lse.reshape(heads, batch, queries // batch).transpose(0, 1))
+    return Part(unfold(part.output, batch), unfold(part.lse, batch))
 
 
 def pick(tensor: Tensor, index: Tensor | None) -> Tensor:
@@ -173,13 +217,8 @@ def rows_of(tensor: Tensor, index: Tensor | None) -> int:
     return int(tensor.shape[0] if index is None else index.shape[0])
 
 
-def _put(part: Part, index: Tensor, rows: Part) -> Part:
-    return Part(part.output.index_copy(0, index, rows.output), part.lse.index_copy(0, index, rows.lse))
-
-
-def _with_hidden(local: Part, hidden: Tensor | None, index: Tensor | None) -> Part:
+def _with_hidden(local: Part, hidden: Tensor | None, order: Tensor | None) -> Part:
     """A flash kernel reports lse 0 for a query that sees no key; the merge needs −∞."""
     if hidden is None:
         return local
-    where = hidden if hidden.shape[0] == 1 else pick(hidden, index)
-    return Part(local.output, local.lse.masked_fill(where, NEG_INF))
+    return Part(local.output, local.lse.masked_fill(take(hidden, order), NEG_INF))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from foreword.errors import BatchMismatchError
+from foreword.prefix import Prefix
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,11 @@ class RowMap:
 
     `assignment[i]` is an index into the distinct prefixes, or None for the plain base. One entry
     serves every row. With R entries and k·R rows (beam search, several returned sequences) row r
-    uses entry r // k.
+    uses entry r // k. lengths: virtual tokens of each prefix; groups of equal length and size stand side by side.
     """
 
-    def __init__(self, assignment: list[int | None]) -> None:
-        self.assignment = assignment
+    def __init__(self, assignment: list[int | None], lengths: Sequence[int] = ()) -> None:
+        self.assignment, self.lengths = assignment, lengths
         self._groups: dict[tuple[int, torch.device], tuple[Group, ...]] = {}
 
     def expand(self, batch: int) -> list[int | None]:
@@ -56,4 +59,21 @@ class RowMap:
                 rows.setdefault(entry, []).append(row)
         if len(rows) == 1 and None not in entries:
             return (Group(next(iter(rows)), None),)
-        return tuple(Group(entry, torch.tensor(index, device=device)) for entry, index in rows.items())
+        lengths = self.lengths or [0] * (max(rows, default=0) + 1)
+        order = sorted(rows, key=lambda entry: (lengths[entry], len(rows[entry])))
+        return tuple(Group(entry, torch.tensor(rows[entry], device=device)) for entry in order)
+
+
+def side_by_side(rows: Sequence[Prefix | None]) -> list[int]:
+    """An order of `rows` in which those of one prefix are neighbours and stand as `RowMap` groups them, so that attention
+    needs no index; rows without one come last."""
+    counts = Counter(id(row) for row in rows)
+    first: dict[int, int] = {}
+    for index, row in enumerate(rows):
+        first.setdefault(id(row), index)
+
+    def place(index: int) -> tuple[bool, int, int, int]:
+        row = rows[index]
+        return row is None, 0 if row is None else row.length, counts[id(row)], first[id(row)]
+
+    return sorted(range(len(rows)), key=place)

@@ -113,13 +113,15 @@ class Base:
         )
 
     @contextmanager
-    def attach(self, prefix: Rows, *, backend: str = "auto") -> Iterator[Base]:
+    def attach(self, prefix: Rows, *, backend: str = "auto", packed: Sequence[int] | None = None) -> Iterator[Base]:
         """Within the `with` block every call of `base.model` runs with the prefix in front.
 
         prefix: a `Prefix` for all rows; a list with one entry per batch row (`None`: the plain base);
         or None. Where a call has k rows per entry, as in beam search, row r uses entry r // k.
         Real tokens' positions are shifted by each row's `position_offset`.
         backend: "auto" (flash where it fits), "math", or "reference" (slow, for checking).
+        packed: tokens of each row, where the model is called with all rows one behind another in a single one,
+        `input_ids [1, Σ tokens]`, without padding, mask or cache; a token sees its own row alone.
 
         Leaving the block, also by an exception, restores the model exactly. An inner attach replaces
         the outer one until it ends. Gradients flow into the prefix's tensors where they require them.
@@ -131,7 +133,7 @@ class Base:
             raise PrefixMismatchError("attach got an empty list; give one entry per row, None for the plain base")
         for entry in {id(row): row for row in rows if row is not None}.values():
             self.require_fit(entry)
-        with inject.attach(self.model, self._model_slots, rows, backend):
+        with inject.attach(self.model, self._model_slots, rows, backend, packed):
             yield self
 
     def capture(self, input_ids: torch.Tensor | None = None, **inputs: torch.Tensor) -> dict[str, KV]:

@@ -75,7 +75,8 @@ class ModelSlots:
     without: layer numbers that have no attention and take no prefix.
     default_offset: whether a prefix moves real tokens up by its length unless it says else.
     explicit_positions: the stacks take position_ids (ALiBi models count from mask and cache instead).
-    counts_mask: see `Architecture`.
+    counts_mask: see `Architecture`. packs: rows may lie packed one behind another: nothing but attention and positions
+    ties a token to others.
     """
 
     slots: tuple[Slot, ...]
@@ -87,6 +88,13 @@ class ModelSlots:
     default_offset: bool
     explicit_positions: bool
     counts_mask: bool
+    packs: bool
+
+    @property
+    def packing_limit(self) -> int:
+        """The longest row that may be packed; 0 where none may. A window would need a mask."""
+        windows = [slot.sliding_window for slot in self.slots if slot.sliding_window is not None]
+        return min(windows, default=2**31) if self.packs else 0
 
     @property
     def shifts(self) -> bool:
@@ -140,7 +148,15 @@ def find_slots(model: nn.Module) -> ModelSlots:
         architecture.kind == "decoder",
         architecture.positions != "alibi" and not getattr(text, "alibi", False),
         architecture.counts_mask,
+        _packs(model, architecture),
     )
+
+
+def _packs(model: Any, architecture: Architecture) -> bool:
+    takes = architecture.kind == "decoder" and architecture.positions in ("rotary", "learned")
+    by_index = any(getattr(module, "attn_temperature_tuning", False) for module in model.modules())  # Llama4
+    plain = model.config.get_text_config() is model.config
+    return takes and plain and architecture.route == "attention" and not architecture.recurrent and not by_index
 
 
 def embedding_width(model: Any) -> int:

@@ -1,0 +1,61 @@
+"""Segments equal separate calls, forward and backward, and equal neighbours are one call."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foreword.attention import segments
+from foreword.attention.backends import FLASH_CPU, Part
+from foreword.attention.segments import Segments
+from tiny import relative
+
+SIZES = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 4)), min_size=1, max_size=6)
+
+
+@given(SIZES, st.booleans())
+def test_segments_equal_separate_calls(sizes: list[tuple[int, int]], causal: bool) -> None:
+    sizes = [(queries, queries) if causal else (queries, keys) for queries, keys in sizes]
+    cut = Segments(tuple(size[0] for size in sizes), tuple(size[1] for size in sizes))
+    total, seen = sum(cut.queries), sum(cut.keys)
+    generator = torch.Generator().manual_seed(total + 100 * seen)
+    # [1, H, N, d] over [1, N, H, d] memory, as models make it
+    query, grad = (torch.randn(1, total, 4, 8, generator=generator).transpose(1, 2) for _ in range(2))
+    key, value = (torch.randn(1, 2, seen, 8, generator=generator) for _ in range(2))
+    part = segments.forward(FLASH_CPU, query, key, value, cut, causal, 0.3)
+    found = segments.backward(FLASH_CPU, grad, query, key, value, part, cut, causal, 0.3)
+    pieces = zip(query.split(cut.queries, 2), key.split(cut.keys, 2), value.split(cut.keys, 2), strict=True)
+    own = [FLASH_CPU.forward(q, k, v, None, causal, 0.3) for q, k, v in pieces]
+    assert relative(part.output, torch.cat([one.output for one in own], 2)) < 1e-6
+    assert torch.allclose(part.lse, torch.cat([one.lse for one in own], 2), atol=1e-5)
+    pieces = zip(grad.split(cut.queries, 2), query.split(cut.queries, 2), key.split(cut.keys, 2), value.split(cut.keys, 2), own, strict=True)  # fmt: skip
+    wanted = [FLASH_CPU.backward(g, q, k, v, one, None, causal, 0.3) for g, q, k, v, one in pieces]
+    for index in range(3):
+        assert relative(found[index], torch.cat([piece[index] for piece in wanted], 2)) < 1e-5
+
+
+def test_equal_neighbours_are_one_run() -> None:
+    cut = Segments((3, 3, 3, 5, 3), (4, 4, 2, 4, 2))
+    assert [tuple(run) for run in cut.runs] == [(2, 3, 4, 0, 0), (1, 3, 2, 6, 8), (1, 5, 4, 9, 10), (1, 3, 2, 14, 14)]
+    assert [boundary.tolist() for boundary in cut.boundaries(torch.device("cpu"))] == [
+        [0, 3, 6, 9, 14, 17],
+        [0, 4, 8, 10, 14, 16],
+    ]
+
+
+def test_a_single_run_is_a_view_of_the_kernels_output() -> None:
+    seen = []
+
+    def forward(query, key, value, mask, causal, scale):
+        part = FLASH_CPU.forward(query, key, value, mask, causal, scale)
+        seen.append((query.data_ptr(), key.data_ptr(), part.output.data_ptr()))
+        return part
+
+    query, key = torch.randn(1, 6, 4, 8).transpose(1, 2), torch.randn(1, 2, 9, 8)
+    part: Part = segments.forward(
+        replace(FLASH_CPU, forward=forward), query, key, key, Segments((2, 2, 2), (3, 3, 3)), False, 0.3
+    )
+    assert seen == [(query.data_ptr(), key.data_ptr(), part.output.data_ptr())]
