@@ -64,6 +64,7 @@ class TrainConfig(DataConfig):
     `final_lr` × lr by `scheduler`. clip: largest gradient norm. patience: validations without
     improvement before stopping; None: never. validate_every, checkpoint_every: in steps; None: a
     tenth of the run. keep_checkpoints: newest ones kept.
+    packing: lay a batch's rows one behind another without padding, where task (lm) and base allow it.
     shard_base: under `accelerate launch`, spread the frozen weights over the processes (FSDP2).
     train: what learns, where the base carries a LoRA: the prefix, the LoRA (the prefix stays as it
     starts), or both. lora_lr: the LoRA's peak learning rate.
@@ -104,6 +105,7 @@ class TrainConfig(DataConfig):
     seed: int = 0
     mixed_precision: Literal["no", "bf16"] = "no"
     activation_checkpointing: bool = False
+    packing: bool = True
     shard_base: bool = False
     train: Literal["prefix", "lora", "both"] = "prefix"
     lora_lr: float = 2e-4

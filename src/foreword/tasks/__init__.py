@@ -44,6 +44,7 @@ def settings_of(values: Mapping[str, Any]) -> TaskSettings:
         values.get("input_field"),
         values.get("target_field"),
         dict(values.get("task_options") or {}),
+        bool(values.get("packing", True)),
     )
 
 

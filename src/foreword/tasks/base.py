@@ -23,12 +23,13 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What a task is told: the template and fields of its rows (None: its own), and its options."""
+    """What a task is told: the template and fields of its rows (None: its own), its options, and whether it may pack rows."""
 
     template: str | None = None
     input_field: str | None = None
     target_field: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    packing: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,13 @@ class Task(ABC):
 def attached(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
     """Attach `prefix` for rows of `prompts`; yields their token ids, virtual tokens included."""
     rows, ids = ready(base, [prefix] * len(prompts), prompts)
-    same = all(row is rows[0] for row in rows)
-    with base.attach(rows[0] if same else rows):
+    with base.attach(one_or_each(rows)):
         yield ids
+
+
+def one_or_each(rows: list[Prefix | None]) -> Prefix | None | list[Prefix | None]:
+    """What `attach` takes for `rows`: a single prefix where they all have the same."""
+    return rows[0] if all(row is rows[0] for row in rows) else rows
 
 
 def pieces(tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:

@@ -1,8 +1,9 @@
 """Language modelling: the loss of target tokens after a prompt.
 
-Rows are padded on the right and need no attention mask in a decoder, because a causal model's real tokens never
-see what follows them. An encoder–decoder reads the prompt in its encoder. Logits are computed at target positions alone:
-a pre-hook on the output layer picks the hidden states, so that the model's own scaling and softcap still apply.
+A decoder's rows are packed one behind another where it allows that. Else they are padded on the right, and need no
+attention mask, because a causal model's real tokens never see what follows them. An encoder–decoder reads the prompt in
+its encoder. The output layer sees target positions alone: a pre-hook picks their hidden states. Where the model does
+nothing more with its logits they are never there all at once (`head_loss`); else its own scaling and softcap apply.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +23,26 @@ from torch.nn import functional as F
 from foreword.data.examples import Example, load_example
 from foreword.errors import ConfigError, UnsupportedModelError
 from foreword.models import Base
-from foreword.models.inputs import padded
+from foreword.models.inputs import padded, ready
 from foreword.models.rendering import Renderer
 from foreword.prefix import Prefix
-from foreword.tasks.base import Measured, Progress, Task, TaskSettings, attached, summed_loss
+from foreword.tasks.base import Measured, Progress, Task, TaskSettings, one_or_each, summed_loss
+from foreword.tasks.head_loss import head_losses, plain
+
+_PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # whether a model's logits are its head's as they are
 
 
 @dataclass(frozen=True)
 class Batch:
     """inputs: by the names of the model's arguments, right-padded. targets `[T]`; positions `[T]`: index into the
-    flattened `[B·n]` of the hidden state that predicts each target; rows `[T]`: the batch row of each target."""
+    flattened `[B·n]` of the hidden state that predicts each target; rows `[T]`: the batch row of each target.
+    packed: tokens of each row, where they lie one behind another in a single one."""
 
     inputs: dict[str, Tensor]
     targets: Tensor
     positions: Tensor
     rows: Tensor
-
-    @property
-    def num_targets(self) -> int:
-        return int(self.targets.shape[0])
+    packed: tuple[int, ...] | None = None
 
 
 class LanguageModelling(Task):
@@ -71,9 +75,11 @@ class LanguageModelling(Task):
         return len(item.target_ids)
 
     def losses(self, prefix: Prefix | None, items: Sequence[Example]) -> Tensor:
-        with attached(self.base, prefix, [item.prompt_ids for item in items]) as prompts:
-            ready = [replace(item, prompt_ids=tuple(ids)) for item, ids in zip(items, prompts, strict=True)]
-            return target_losses(self.base, collate(ready, self.base))
+        rows, prompts = ready(self.base, [prefix] * len(items), [item.prompt_ids for item in items])
+        made = [replace(item, prompt_ids=tuple(ids)) for item, ids in zip(items, prompts, strict=True)]
+        batch = collate(made, self.base, self.settings.packing)
+        with self.base.attach(one_or_each(rows), packed=batch.packed):
+            return target_losses(self.base, batch)
 
     def measure(
         self, prefix: Prefix | None, items: Sequence[Any], metrics: Sequence[str], batch_size: int, progress: Progress
@@ -97,14 +103,25 @@ def require_decoder(base: Base) -> None:
         )
 
 
-def collate(examples: Sequence[Example], base: Base) -> Batch:
-    """One batch. The last token of a decoder's row predicts nothing and is left out."""
+def collate(examples: Sequence[Example], base: Base, packing: bool = False) -> Batch:
+    """One batch. The last token of a decoder's row predicts nothing and is left out. packing: pack the rows where `base`
+    allows it."""
     if base.model.config.is_encoder_decoder:
         return _two_sided(examples, base)
     width = max(example.num_tokens for example in examples) - 1
     ids = [(*example.prompt_ids, *example.target_ids)[:-1] for example in examples]
+    if packing and width <= base.model_slots.packing_limit:
+        return _packed(examples, ids, base)
     first = [row * width + len(example.prompt_ids) - 1 for row, example in enumerate(examples)]
     return _batch(examples, {"input_ids": padded(base, ids, left=False)["input_ids"]}, first, base.device)
+
+
+def _packed(examples: Sequence[Example], ids: Sequence[tuple[int, ...]], base: Base) -> Batch:
+    lengths = tuple(len(row) for row in ids)
+    starts = accumulate(lengths, initial=0)
+    first = [start + len(example.prompt_ids) - 1 for start, example in zip(starts, examples, strict=False)]
+    together = torch.tensor([[token for row in ids for token in row]], device=base.device)
+    return replace(_batch(examples, {"input_ids": together}, first, base.device), packed=lengths)
 
 
 def _two_sided(examples: Sequence[Example], base: Base) -> Batch:
@@ -139,8 +156,25 @@ def target_logits(base: Base, batch: Batch) -> Tensor:
 
 
 def target_losses(base: Base, batch: Batch) -> Tensor:
-    """Cross entropy in nats of each target token, `[T]`, of `target_logits`."""
-    return F.cross_entropy(target_logits(base, batch), batch.targets, reduction="none")
+    """Cross entropy in nats of each target token, `[T]`, with whatever is attached to `base`."""
+    model = base.model
+    head = model.get_output_embeddings()
+    if not plain(head) or _PLAIN.get(model) is False:
+        return F.cross_entropy(target_logits(base, batch), batch.targets, reduction="none")
+    if model not in _PLAIN:
+        _PLAIN[model] = _logits_are_the_heads(base, batch)
+        return target_losses(base, batch)
+    with only_at(model, batch.positions, shown=0) as picked:
+        model(**batch.inputs, use_cache=False)
+    return head_losses(picked[0], head, batch.targets)
+
+
+def _logits_are_the_heads(base: Base, batch: Batch) -> bool:
+    """Whether the model's logits are its output layer's as they are: without a softcap or a scale behind it."""
+    with torch.no_grad():
+        with only_at(base.model, batch.positions, shown=1) as picked:
+            logits = base.model(**batch.inputs, use_cache=False).logits
+        return torch.equal(logits[0], base.model.get_output_embeddings()(picked[0][:1]))
 
 
 def mean_loss(
@@ -157,18 +191,23 @@ def mean_loss(
 
 
 @contextmanager
-def only_at(model: Any, positions: Tensor) -> Iterator[None]:
-    """Within: the model's logits are `[1, T, vocab]`, at `positions` of the flattened `[B·n]` alone."""
+def only_at(model: Any, positions: Tensor, shown: int | None = None) -> Iterator[list[Tensor]]:
+    """Within: the model's logits are `[1, T, vocab]`, at `positions` of the flattened `[B·n]` alone.
+
+    Yields a list that gets the hidden states at these positions, `[T, width]`. shown: give the output layer only so many.
+    """
     head: nn.Module | None = model.get_output_embeddings()
     if head is None:
         raise UnsupportedModelError(f"{type(model).__name__} has no output layer to compute token losses with")
+    picked: list[Tensor] = []
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = args[0]
-        return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions).unsqueeze(0), *args[1:])
+        picked.append(hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions))
+        return (picked[-1][:shown].unsqueeze(0), *args[1:])
 
     handle = head.register_forward_pre_hook(pick)
     try:
-        yield
+        yield picked
     finally:
         handle.remove()

@@ -40,7 +40,13 @@ def task_of(base: Base, config: TrainConfig) -> Task:
             "mixture", "has data, validation and template for each of its tasks; leave them out elsewhere"
         )
     parts = {name: _settings(name, values) for name, values in config.mixture.items()}
-    return Mixture(base, {name: make_task(base, own["task"], settings_of(own)) for name, own in parts.items()})
+    return Mixture(
+        base,
+        {
+            name: make_task(base, own["task"], settings_of(own | {"packing": config.packing}))
+            for name, own in parts.items()
+        },
+    )
 
 
 def _settings(name: str, values: Any) -> dict[str, Any]:
