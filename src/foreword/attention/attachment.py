@@ -55,7 +55,7 @@ class Attachment:
         self.observer: Callable[[str, AttentionCall], None] | None = None
         self.masks = MaskCache()
         device = torch.device("cpu") if parameter.device.type == "meta" else parameter.device
-        place = device, parameter.dtype
+        self._parameter, place = parameter, (device, parameter.dtype)
         self.prefixes: list[dict[str, KV]] = [
             {}
             if prefix.additions
@@ -74,6 +74,10 @@ class Attachment:
         self._offset_tensors: dict[tuple[int, torch.device], Tensor] = {}
         self._uses: dict[tuple[tuple[int, ...], int, torch.device], Uses] = {}
         self._joined: dict[tuple[object, ...], Joined | None] = {}
+
+    def with_rows(self, rows: Sequence[Prefix | None]) -> Attachment:
+        """The same attachment with other prefixes."""
+        return Attachment(rows, self._parameter, self._backend)
 
     def offset_tensor(self, batch: int, device: torch.device) -> Tensor:
         """Offsets of `batch` rows, `[batch or 1, 1]`."""
@@ -110,15 +114,19 @@ class Attachment:
 
     def _joined_for(self, slot: str, rows: int, device: torch.device) -> Joined | None:
         """The prefixes of `slot`, joined once for each way to differentiate them."""
-        key = slot, rows, device, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        key = slot, rows, device, torch.is_grad_enabled()
         if key not in self._joined:
+            self._joined[key] = self._join(slot, rows, device)
+        return self._joined[key]
+
+    def _join(self, slot: str, rows: int, device: torch.device) -> Joined | None:
+        with torch.inference_mode(False):  # so that it can be used for gradients later
             groups = self._tokens.groups(rows, device)
             found = [(group, kv) for group in groups if (kv := self.prefixes[group.prefix].get(slot)) and kv.length]
             numbers = tuple(group.prefix for group, _ in found)
             if found and (numbers, rows, device) not in self._uses:
                 self._uses[numbers, rows, device] = uses_of([group.rows for group, _ in found], rows)
-            self._joined[key] = join(self._uses[numbers, rows, device], [kv for _, kv in found]) if found else None
-        return self._joined[key]
+            return join(self._uses[numbers, rows, device], [kv for _, kv in found]) if found else None
 
     def _add(self, slot: str, call: AttentionCall, output: Tensor, rows: int) -> Tensor:
         """What gated and memory prefixes add. Packed tokens are rows of one token each."""

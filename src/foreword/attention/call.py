@@ -39,13 +39,13 @@ class MaskCache:
         """
         if mask is None and bias is None:
             return None, None
+        if torch.compiler.is_compiling():  # the compiler shares what is equal
+            return _additive(mask, bias, query, length, causal)
         key = (_identity(mask), _identity(bias), query.dtype, query.shape[0], length, causal)
         if key not in self._known:
             if len(self._known) >= 4:
                 del self._known[next(iter(self._known))]
-            shown = None if mask is None else _to_additive(mask[..., :length], query.dtype)
-            hidden = None if shown is None else (shown == NEG_INF).all(-1)
-            total = _sum(shown, bias, query, length, causal).expand(query.shape[0], -1, -1, -1)
+            total, hidden = _additive(mask, bias, query, length, causal)
             # mask and bias are kept so that their ids can't be reused
             self._known[key] = ((mask, bias), total, hidden if hidden is not None and bool(hidden.any()) else None)
         return self._known[key][1:]
@@ -135,6 +135,14 @@ def causal_mask(n: int, like: Tensor) -> Tensor:
 def _identity(tensor: Tensor | None) -> tuple[int, int] | None:
     """What tells a tensor's present content apart; inference tensors keep no version."""
     return None if tensor is None else (id(tensor), 0 if tensor.is_inference() else tensor._version)
+
+
+def _additive(
+    mask: Tensor | None, bias: Tensor | None, query: Tensor, length: int, causal: bool
+) -> tuple[Tensor, Tensor | None]:
+    shown = None if mask is None else _to_additive(mask[..., :length], query.dtype)
+    hidden = None if shown is None else (shown == NEG_INF).all(-1)
+    return _sum(shown, bias, query, length, causal).expand(query.shape[0], -1, -1, -1), hidden
 
 
 def _sum(mask: Tensor | None, bias: Tensor | None, query: Tensor, length: int, causal: bool) -> Tensor:

@@ -46,6 +46,7 @@ class Injector:
         self._before: list[tuple[Any, str | None]] = []
         self._hooks: list[Any] = []
         self._sites: list[function.Site] = []
+        self._watches_tables = False
 
     def install(self) -> None:
         self._model.__dict__[_INJECTOR] = self
@@ -55,12 +56,10 @@ class Injector:
             self._hooks.append(module.register_forward_pre_hook(entry.before, with_kwargs=True))
             if self._cached:
                 self._hooks.append(module.register_forward_hook(cached.put_back, with_kwargs=True))
-        for table in virtual.tables_of(self._model):
-            tokens = virtual.VirtualTokens(self, table)
-            self._hooks += [table.register_forward_pre_hook(tokens.before), table.register_forward_hook(tokens.after)]
         if self._cached:
             return
-        self._sites = function.install(self._model, dict(self._slots.readers), self)
+        sites = function.install(self._model, dict(self._slots.readers), self)
+        self._sites = [site for site in sites if site.counts]
         stacks = [self._model.get_submodule(stack.path) for stack in self._slots.stacks]
         self._before = [(config, config._attn_implementation) for config in _configs(stacks)]
         whole: Any = self._model.config
@@ -74,7 +73,7 @@ class Injector:
             config._attn_implementation = implementation
         for hook in self._hooks:
             hook.remove()
-        self._before, self._hooks, self._sites = [], [], []
+        self._before, self._hooks, self._sites, self._watches_tables = [], [], [], False
         for stack in self._slots.stacks:
             recompute.unwrap(self._model.get_submodule(stack.path))
             cached.forget(self._model.get_submodule(stack.path))
@@ -82,7 +81,8 @@ class Injector:
         self._model.__dict__.pop(_INJECTOR, None)
 
     def start_pass(self, attachment: Attachment) -> None:
-        attachment.masks.clear()  # masks are shared within a pass, and may be changed in place between two
+        if not torch.compiler.is_compiling():
+            attachment.masks.clear()  # masks are shared within a pass, and may be changed in place between two
         for site in self._sites:
             site.start()
 
@@ -90,6 +90,10 @@ class Injector:
         tables = virtual.tables_of(self._model)
         if not tables:
             raise AttachError("this model's input embeddings are no plain table; a prompt can't be inserted among them")
+        for table in () if self._watches_tables else tables:
+            tokens = virtual.VirtualTokens(self, table)
+            self._hooks += [table.register_forward_pre_hook(tokens.before), table.register_forward_hook(tokens.after)]
+        self._watches_tables = True
         if ids is not None:
             virtual.require_virtual(ids, int(tables[0].num_embeddings), attachment)
 
@@ -152,7 +156,7 @@ class _Entry:
             self._positions(arguments, attachment)
         if self._slots.route == "cache":
             cached.put_prefix(module, arguments, attachment, self._slots)
-        else:  # without gradients too: layers checkpoint whenever they train
+        elif not torch.compiler.is_compiling():  # without gradients too: layers checkpoint whenever they train
             recompute.wrap(module, self._injector, attachment)
         return (), arguments
 
@@ -183,8 +187,8 @@ class _Entry:
         offsets = attachment.offset_tensor(batch, tokens.device)
         keep_own = min(attachment.offsets) == 0 and not self._slots.counts_mask
         shifted = positions.shifted_positions(arguments, offsets, keep_own) if explicit else None
-        if limit is not None:
-            bound = positions.past_length(arguments) + n + highest
+        if limit is not None and not torch.compiler.is_compiling():
+            bound = int(positions.past_length(arguments)) + n + highest
             positions.check_limit(arguments, shifted, limit, bound, highest)
         if shifted is not None and "position_ids" in self._names:
             arguments["position_ids"] = shifted
@@ -216,6 +220,18 @@ def attach(
             yield
     finally:
         attachment.masks.clear()
+
+
+def switch(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
+    """Put `rows` in the place of what the open attach has attached, until it ends. Raises `AttachError` if none is open."""
+    injector: Injector | None = model.__dict__.get(_INJECTOR)
+    if injector is None or injector.current is None or injector.owner != threading.get_ident():
+        raise AttachError("nothing is attached in this thread; open an attach first, within which prefixes are switched")
+    if injector.current.packed is not None:
+        raise AttachError("packed rows are attached; end that attach first")
+    if slots.route == "cache":
+        cached.require(slots, rows)
+    injector.current = injector.current.with_rows(rows)
 
 
 def _require_packable(slots: ModelSlots, rows: Sequence[Prefix | None], packed: Sequence[int]) -> None:

@@ -52,10 +52,38 @@ def two_part_attention(
         if joined is not None:
             joined = joined._replace(key=widen(joined.key, widest), value=widen(joined.value, widest))
     kv = (None, None) if joined is None else (joined.key, joined.value)
-    output: Tensor = TwoPart.apply(  # type: ignore[no-untyped-call]
-        call, flash, _plan(call, joined, packed), packed, call.query, call.key, call.value, call.sinks, *kv
-    )
+    plan, given = _plan(call, joined, packed), (call.query, call.key, call.value, call.sinks, *kv)
+    if torch.is_grad_enabled():
+        output: Tensor = TwoPart.apply(call, flash, plan, packed, *given)  # type: ignore[no-untyped-call]
+    else:
+        output = _two_parts(call, flash, plan, packed, *given).output
     return output[..., :value_width]
+
+
+def _two_parts(
+    call: AttentionCall,
+    flash: Flash,
+    plan: Plan | None,
+    packed: Segments | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sinks: Tensor | None,
+    pk: Tensor | None,
+    pv: Tensor | None,
+) -> Part:
+    """Merged output `[B, H, n, d]` and log-sum-exp `[B, H, n]`."""
+    hidden, causal, scale = call.hidden, call.causal, call.scale
+    if packed is None:
+        part = flash.forward(query, key, value, call.mask, causal, scale)
+    else:
+        part = segments.forward(flash, query, key, value, packed, causal, scale)
+    if sinks is not None:
+        part, hidden = with_sinks(_with_hidden(part, hidden, None), sinks), None
+    if plan is None or pk is None or pv is None:
+        return part
+    own = segments.forward(flash, take(fold(query), plan.order), pk[None], pv[None], plan.segments, False, scale)
+    return _merged(part, own, plan.order, hidden)
 
 
 class TwoPart(torch.autograd.Function):
@@ -75,20 +103,9 @@ class TwoPart(torch.autograd.Function):
         pk: Tensor | None,
         pv: Tensor | None,
     ) -> Tensor:
-        mask, hidden, causal, scale = call.mask, call.hidden, call.causal, call.scale
-        if packed is None:
-            part = flash.forward(query, key, value, mask, causal, scale)
-        else:
-            part = segments.forward(flash, query, key, value, packed, causal, scale)
-        if sinks is not None:
-            part, hidden = with_sinks(_with_hidden(part, hidden, None), sinks), None
-        if plan is not None and pk is not None and pv is not None:
-            own = segments.forward(
-                flash, take(fold(query), plan.order), pk[None], pv[None], plan.segments, False, scale
-            )
-            part = _merged(part, own, plan.order, hidden)
-        ctx.save_for_backward(query, key, value, mask, part.output, part.lse, sinks, pk, pv)
-        ctx.settings = causal, scale, flash, plan, packed
+        part = _two_parts(call, flash, plan, packed, query, key, value, sinks, pk, pv)
+        ctx.save_for_backward(query, key, value, call.mask, part.output, part.lse, sinks, pk, pv)
+        ctx.settings = call.causal, call.scale, flash, plan, packed
         return part.output
 
     @staticmethod

@@ -49,9 +49,11 @@ def tokens_of(arguments: dict[str, Any]) -> Tensor | None:
     return ids.flatten(0, -2) if ids.dim() > 2 else ids  # GPT-2's double heads give [B, choices, n]
 
 
-def past_length(arguments: dict[str, Any]) -> int:
+def past_length(arguments: dict[str, Any]) -> int | Tensor:
+    """Tokens in the cache; of a static one a tensor while it is compiled, whose value isn't known then."""
     cache = arguments.get("past_key_values")
-    return 0 if cache is None else int(cache.get_seq_length())
+    past: int | Tensor = 0 if cache is None else cache.get_seq_length()
+    return past if torch.compiler.is_compiling() else int(past)
 
 
 def counted(arguments: dict[str, Any]) -> Tensor:
@@ -60,6 +62,9 @@ def counted(arguments: dict[str, Any]) -> Tensor:
     mask = arguments.get("attention_mask")
     if tokens is not None and isinstance(mask, Tensor) and mask.dim() == 2:
         n, past = tokens.shape[1], past_length(arguments)
+        if isinstance(past, Tensor):
+            places = past + torch.arange(n, device=mask.device)
+            return (mask.long().cumsum(-1) - 1).clamp(min=0).index_select(1, places.view(-1)).to(tokens.device)
         if mask.shape[1] == past + n:
             return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:].to(tokens.device)
     return _running(arguments)
@@ -69,5 +74,4 @@ def _running(arguments: dict[str, Any]) -> Tensor:
     tokens = tokens_of(arguments)
     if tokens is None:
         raise PositionError("positions can't be counted: the call has neither input_ids nor inputs_embeds")
-    past = past_length(arguments)
-    return torch.arange(past, past + tokens.shape[1], device=tokens.device).unsqueeze(0)
+    return (past_length(arguments) + torch.arange(tokens.shape[1], device=tokens.device)).unsqueeze(0)

@@ -7,8 +7,7 @@ consecutive ones of equal shape are a batch in place, so each run of them is one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
@@ -30,24 +29,20 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Segments:
-    """queries, keys: how many each segment has."""
+    """queries, keys: how many each segment has. runs: the segments, equal neighbours together."""
 
     queries: tuple[int, ...]
     keys: tuple[int, ...]
+    runs: tuple[Run, ...] = field(init=False, compare=False)
+    _boundaries: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, compare=False, default_factory=dict)
 
-    @cached_property
-    def runs(self) -> tuple[Run, ...]:
-        """The segments, equal neighbours together."""
+    def __post_init__(self) -> None:
         found, query, key = [], 0, 0
         for (queries, keys), same in groupby(zip(self.queries, self.keys, strict=True)):
             count = len(list(same))
             found.append(Run(count, queries, keys, query, key))
             query, key = query + count * queries, key + count * keys
-        return tuple(found)
-
-    @cached_property
-    def _boundaries(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
-        return {}
+        object.__setattr__(self, "runs", tuple(found))
 
     def boundaries(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cumulative lengths of queries and keys, int32 `[segments + 1]`, as varlen kernels want them."""

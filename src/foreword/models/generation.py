@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from foreword.attention.rows import side_by_side
 from foreword.errors import BatchMismatchError, ConfigError
 from foreword.models.inputs import padded, ready
 from foreword.models.rendering import Renderer
@@ -55,17 +56,19 @@ def generate_ids(
 ) -> list[list[int]]:
     """New token ids of each row of `ids`, in one batch, padded on the left (encoder–decoders: on the right);
     the stop token is not included."""
-    rows, ids = ready(base, rows, ids)
+    order = side_by_side(rows)
+    rows, ids = ready(base, [rows[index] for index in order], [ids[index] for index in order])
     both, pad = bool(base.model.config.is_encoder_decoder), base.tokenizer.pad_token_id
     inputs = padded(base, ids, left=not both)
     settings: dict[str, Any] = {"do_sample": False, "pad_token_id": pad, "eos_token_id": stops} | options
     same = all(row is rows[0] for row in rows)
-    with torch.no_grad(), base.attach(rows[0] if same else list(rows)):
+    with torch.no_grad(), base.attach(rows[0] if same else rows):
         output = base.model.generate(**inputs, **settings)
     first = (
         1 if both else inputs["input_ids"].shape[1]
     )  # a decoder repeats the prompt; an encoder–decoder begins with its start token
-    return [_until(row, set(stops)) for row in output[:, first:].tolist()]
+    answers = [_until(row, set(stops)) for row in output[:, first:].tolist()]
+    return [answer for _, answer in sorted(zip(order, answers, strict=True))]
 
 
 def _prepare(base: Base, prompt: str, prefix: Prefix | None, template: str | None) -> tuple[list[int], list[int]]:
