@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from foreword.evaluation import evaluate
     from foreword.models import Base, load
     from foreword.prefix import Fingerprint, Prefix
+    from foreword.store import PrefixPool
     from foreword.training import TrainResult, train
 
 _HOME = {
@@ -29,6 +30,7 @@ _HOME = {
     "Fingerprint": "foreword.prefix",
     "ForewordError": "foreword.errors",
     "Prefix": "foreword.prefix",
+    "PrefixPool": "foreword.store",
     "TrainConfig": "foreword.config",
     "TrainResult": "foreword.training",
     "average": "foreword.compose",
@@ -47,6 +49,7 @@ __all__ = [
     "Fingerprint",
     "ForewordError",
     "Prefix",
+    "PrefixPool",
     "TrainConfig",
     "TrainResult",
     "__version__",

@@ -10,6 +10,7 @@
     ├── PrefixError             something is wrong with a prefix
     │   ├── PrefixFormatError       its files are damaged, incomplete or of another version
     │   ├── PrefixMismatchError     it does not fit the base it is given to
+    │   ├── UnknownPrefixError      there is none of that name
     │   └── CompressionError        it can't be made smaller in the way that is asked for
     ├── AttachError             a prefix can't be used in this call
     │   ├── BatchMismatchError      rows of the batch and attached prefixes don't go together
@@ -72,6 +73,10 @@ class PrefixError(ForewordError):
 
 class PrefixFormatError(PrefixError):
     """A saved prefix is damaged, incomplete or of another format version."""
+
+
+class UnknownPrefixError(PrefixError):
+    """There is no saved prefix of that name."""
 
 
 class PrefixMismatchError(PrefixError):

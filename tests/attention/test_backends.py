@@ -149,9 +149,7 @@ def test_an_empty_prefix_is_none() -> None:
     whole = trained_like(base, 4)
     slots = {name: KV(key[:, :0], value[:, :0]) for name, (key, value) in whole.slots.items()}
     attachment = Attachment([replace(whole, slots=slots)], next(base.model.parameters()))
-    assert torch.equal(
-        attachment.run("decoder.0", call), two_part_attention(call, None, backends.FLASH_CPU)
-    )
+    assert torch.equal(attachment.run("decoder.0", call), two_part_attention(call, None, backends.FLASH_CPU))
 
 
 def test_folding_is_undone_and_free_in_the_models_layout() -> None:

@@ -115,7 +115,9 @@ def _varlen_backward(
 
 
 FLASH_CPU = Flash("flash-cpu", _cpu_forward, _cpu_backward)
-FLASH_CUDA = Flash("flash-cuda", _cuda_forward, _cuda_backward, multiple=8, varlen=Varlen(_varlen_forward, _varlen_backward))
+FLASH_CUDA = Flash(
+    "flash-cuda", _cuda_forward, _cuda_backward, multiple=8, varlen=Varlen(_varlen_forward, _varlen_backward)
+)
 
 
 def choose(call: AttentionCall) -> Flash | None:

@@ -165,7 +165,9 @@ class _Entry:
         tokens, lengths = positions.tokens_of(arguments), attachment.packed.queries if attachment.packed else ()
         if tokens is None or tuple(tokens.shape[:2]) != (1, sum(lengths)):
             shape = None if tokens is None else tuple(tokens.shape[:2])
-            raise BatchMismatchError(f"packed rows of {sum(lengths)} tokens are one row [1, {sum(lengths)}], got {shape}")
+            raise BatchMismatchError(
+                f"packed rows of {sum(lengths)} tokens are one row [1, {sum(lengths)}], got {shape}"
+            )
         if self._injector.past or arguments.get("use_cache", getattr(module.config, "use_cache", False)):
             raise AttachError("packed rows share no cache; call the model with use_cache=False")
         placed = attachment.packed_positions(arguments.get("position_ids"), tokens.device)
@@ -226,7 +228,9 @@ def switch(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None]) -
     """Put `rows` in the place of what the open attach has attached, until it ends. Raises `AttachError` if none is open."""
     injector: Injector | None = model.__dict__.get(_INJECTOR)
     if injector is None or injector.current is None or injector.owner != threading.get_ident():
-        raise AttachError("nothing is attached in this thread; open an attach first, within which prefixes are switched")
+        raise AttachError(
+            "nothing is attached in this thread; open an attach first, within which prefixes are switched"
+        )
     if injector.current.packed is not None:
         raise AttachError("packed rows are attached; end that attach first")
     if slots.route == "cache":

@@ -65,8 +65,8 @@ def counted(arguments: dict[str, Any]) -> Tensor:
         if isinstance(past, Tensor):
             places = past + torch.arange(n, device=mask.device)
             return (mask.long().cumsum(-1) - 1).clamp(min=0).index_select(1, places.view(-1)).to(tokens.device)
-        if mask.shape[1] == past + n:
-            return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:].to(tokens.device)
+        if mask.shape[1] >= past + n:  # longer for a static cache
+            return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past : past + n].to(tokens.device)
     return _running(arguments)
 
 

@@ -1,0 +1,61 @@
+"""What the speed benches share: interleaved runs, medians with their spread, CPU and wall seconds, peak memory."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Timed = Callable[[], None]
+
+
+def interleaved(contenders: dict[str, Timed], rounds: int, warmup: int = 1) -> dict[str, dict[str, Any]]:
+    """Run every contender in turn, `rounds` times after `warmup` unmeasured ones. Per contender the medians and the
+    spread [lowest, highest] of wall and CPU seconds."""
+    wall: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(-warmup, rounds):
+        for name, run in contenders.items():
+            began, used = time.perf_counter(), time.process_time()
+            run()
+            if number >= 0:
+                wall[name].append(time.perf_counter() - began)
+                cpu[name].append(time.process_time() - used)
+    return {name: summary(wall[name], cpu[name]) for name in contenders}
+
+
+def summary(wall: list[float], cpu: list[float]) -> dict[str, Any]:
+    return {
+        "wall": statistics.median(wall), "wall_spread": [min(wall), max(wall)],
+        "cpu": statistics.median(cpu), "cpu_spread": [min(cpu), max(cpu)],
+        "rounds": len(wall),
+    }  # fmt: skip
+
+
+class PeakMemory:
+    """Peak resident memory of this process since it was made, above what it held then; Linux alone tells."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
+        self._before = _status("VmRSS")
+
+    def megabytes(self) -> float:
+        return (_status("VmHWM") - self._before) / 1000
+
+
+def _status(name: str) -> int:
+    """KB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {name}")
+
+
+def in_new_process(*arguments: str) -> float:
+    """The number that a bench script prints last when it is run with `arguments`: memory is measured from a clean start."""
+    done = subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True, timeout=600)
+    return float(done.stdout.split()[-1])
