@@ -6,6 +6,7 @@ Transformers' own collator and padded to their longest row, as its users have th
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +20,8 @@ from foreword.data import Example, load_examples
 from foreword.methods import METHODS
 from foreword.methods.base import Start
 from foreword.models.rendering import Renderer
-from foreword.tasks import TaskSettings, make_task
-from foreword.tasks.lm import collate, only_at
 from foreword.tasks.head_loss import head_losses
+from foreword.tasks.lm import collate, only_at, target_losses
 
 TEMPLATES = {"e2e": "{input}\nDescription:", "java-csharp": "{input}\nC#:"}
 PEERS = ("peft prefix", "peft prefix, text", "peft lora")
@@ -52,23 +52,50 @@ def the_limit(base: foreword.Base) -> Step:
 
 
 def ours(base: foreword.Base, method: str, length: int) -> tuple[nn.Module, Step]:
-    """One update of `foreword train`'s loop, without its checks and files."""
-    task = make_task(base, "lm", TaskSettings())
-    ids = list(range(200, 200 + length))
-    slots = base.capture(torch.tensor([ids]))
-    embeddings = base.model.get_input_embeddings()(torch.tensor(ids)).detach()
+    """(what is trained, one update of `foreword train`'s loop without its checks and files); needs no tokenizer."""
+    ids = torch.arange(100, 100 + length) % 250
+    slots = base.capture(ids.unsqueeze(0))
+    embeddings = base.model.get_input_embeddings()(ids.to(base.device)).detach()
     start = Start(foreword.Prefix(slots, length, base.fingerprint), embeddings, base)
-    producer = METHODS[method].start(start, METHODS[method].parse_options({}))
+    producer = METHODS[method].start(start, METHODS[method].parse_options({})).to(base.device)
     optimizer = torch.optim.AdamW(producer.parameters(), lr=1e-4, weight_decay=0.0)
 
     def step(examples: Sequence[Example]) -> None:
-        losses = task.losses(producer(), examples)
+        batch = collate(examples, base, packing=True)
+        with base.attach(producer(), packed=batch.packed):
+            losses = target_losses(base, batch)
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(producer.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return producer, step
+
+
+def peft_step(base: foreword.Base, length: int) -> Step:
+    """PEFT's prefix tuning on a copy of `base`'s model, with padded rows."""
+    from peft import PrefixTuningConfig, get_peft_model
+
+    model = get_peft_model(
+        copy.deepcopy(base.model), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
+    )
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=1e-4, weight_decay=0.0)
+
+    def step(examples: Sequence[Example]) -> None:
+        width = max(row.num_tokens for row in examples)
+        rows = [_features(row) for row in examples]
+        fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+        inputs = {
+            name: torch.tensor([[*row[name], *[pad] * (width - len(row[name]))] for row in rows], device=base.device)
+            for name, pad in fill.items()
+        }
+        model(**inputs).loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
 
 
 def peft_model(name: str, length: int, text: str | None = None) -> tuple[Any, Any]:

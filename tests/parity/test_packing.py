@@ -52,7 +52,7 @@ def test_packed_rows_equal_rows_alone(case) -> None:
 
 def test_positions_given_from_outside_get_the_offsets() -> None:
     base = tiny_base()
-    rows, together = packed_inputs(base)
+    _, together = packed_inputs(base)
     prefix = trained_like(base, 5)
     own = torch.cat([torch.arange(size) for size in SIZES]).unsqueeze(0)
     with torch.no_grad(), base.attach(prefix, packed=SIZES):

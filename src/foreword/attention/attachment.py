@@ -147,7 +147,7 @@ class Attachment:
     def _reference_packed(self, slot: str, call: AttentionCall) -> Tensor:
         """One packed row at a time."""
         lengths = () if self.packed is None else self.packed.queries
-        pieces = [part.split(lengths, 2) for part in (call.query, call.key, call.value)]
+        pieces = [torch.split(part, list(lengths), 2) for part in (call.query, call.key, call.value)]
         outputs = []
         for row, query, key, value in zip(self.rows.expand(len(lengths)), *pieces, strict=True):
             own = replace(call, query=query, key=key, value=value)

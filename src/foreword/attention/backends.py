@@ -111,7 +111,7 @@ def _varlen_backward(
     dq, dk, dv = aten._flash_attention_backward(
         grad, q, k, v, output, part.lse[0].contiguous(), *cut, 0.0, causal, seed, offset, scale=scale
     )
-    return tuple(piece.transpose(0, 1).unsqueeze(0) for piece in (dq, dk, dv))  # type: ignore[return-value]
+    return dq.transpose(0, 1)[None], dk.transpose(0, 1)[None], dv.transpose(0, 1)[None]
 
 
 FLASH_CPU = Flash("flash-cpu", _cpu_forward, _cpu_backward)

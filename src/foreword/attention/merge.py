@@ -150,8 +150,8 @@ def _math(call: AttentionCall, joined: Joined | None, packed: Segments | None) -
 
 
 def _math_segments(call: AttentionCall, cut: Segments, local: bool = True) -> Part:
-    queries = call.query.split(cut.queries, 2)
-    pairs = zip(call.key.split(cut.keys, 2), call.value.split(cut.keys, 2), strict=True)
+    queries = torch.split(call.query, list(cut.queries), 2)
+    pairs = zip(torch.split(call.key, list(cut.keys), 2), torch.split(call.value, list(cut.keys), 2), strict=True)
     parts = [
         math_part(replace(call, query=query), *pair, local=local) for query, pair in zip(queries, pairs, strict=True)
     ]
@@ -218,7 +218,8 @@ def fold_lse(lse: Tensor) -> Tensor:
 
 def unfold(tensor: Tensor, batch: int) -> Tensor:
     """The inverse of `fold`: `[1, H, B·n, d]` → `[B, H, n, d]`."""
-    return tensor[0].unflatten(1, (batch, -1)).transpose(0, 1)
+    part = tensor[0]  # [H, B·n, …]
+    return part.view(part.shape[0], batch, -1, *part.shape[2:]).transpose(0, 1)
 
 
 def unfold_part(part: Part, batch: int) -> Part:

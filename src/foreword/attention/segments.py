@@ -18,9 +18,9 @@ from foreword.attention.backends import Flash, Part
 
 
 class Run(NamedTuple):
-    """`count` consecutive segments of `queries` queries and `keys` keys each, from `first_query` and `first_key` on."""
+    """`number` consecutive segments of `queries` queries and `keys` keys each, from `first_query` and `first_key` on."""
 
-    count: int
+    number: int
     queries: int
     keys: int
     first_query: int
@@ -96,16 +96,17 @@ def backward(
 
 
 def _queries(tensor: Tensor, run: Run) -> Tensor:
-    return _cut(tensor, run.count, run.queries, run.first_query)
+    return _cut(tensor, run.number, run.queries, run.first_query)
 
 
 def _keys(tensor: Tensor, run: Run) -> Tensor:
-    return _cut(tensor, run.count, run.keys, run.first_key)
+    return _cut(tensor, run.number, run.keys, run.first_key)
 
 
 def _cut(tensor: Tensor, count: int, size: int, first: int) -> Tensor:
     """`[1, H, N, …]` → a view `[count, H, size, …]` of `count · size` places from `first` on."""
-    return tensor[0, :, first : first + count * size].unflatten(1, (count, size)).transpose(0, 1)
+    part = tensor[0, :, first : first + count * size]
+    return part.view(part.shape[0], count, size, *part.shape[2:]).transpose(0, 1)
 
 
 def _joined(tensor: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ def attached(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[int]]
         yield ids
 
 
-def one_or_each(rows: list[Prefix | None]) -> Prefix | None | list[Prefix | None]:
+def one_or_each(rows: list[Prefix | None]) -> Prefix | list[Prefix | None] | None:
     """What `attach` takes for `rows`: a single prefix where they all have the same."""
     return rows[0] if all(row is rows[0] for row in rows) else rows
 

@@ -144,7 +144,8 @@ def _batch(examples: Sequence[Example], inputs: dict[str, Tensor], first: list[i
         targets += example.target_ids
         positions += range(begin, begin + len(example.target_ids))
         rows += [row] * len(example.target_ids)
-    return Batch(inputs, *(torch.tensor(part, device=device) for part in (targets, positions, rows)))
+    made = [torch.tensor(part, device=device) for part in (targets, positions, rows)]
+    return Batch(inputs, made[0], made[1], made[2])
 
 
 def target_logits(base: Base, batch: Batch) -> Tensor:
