@@ -9,12 +9,15 @@ import torch
 
 from foreword.attention.rows import side_by_side
 from foreword.errors import BatchMismatchError, ConfigError
+from foreword.models.cache import growing_cache
 from foreword.models.inputs import padded, ready
 from foreword.models.rendering import Renderer
 from foreword.prefix import Prefix
 
 if TYPE_CHECKING:
     from foreword.models.base import Base
+
+_OF_CACHES = {"past_key_values", "cache_implementation", "use_cache"}
 
 
 def generate_texts(
@@ -61,6 +64,8 @@ def generate_ids(
     both, pad = bool(base.model.config.is_encoder_decoder), base.tokenizer.pad_token_id
     inputs = padded(base, ids, left=not both)
     settings: dict[str, Any] = {"do_sample": False, "pad_token_id": pad, "eos_token_id": stops} | options
+    if base.model_slots.route == "attention" and not both and not _OF_CACHES & set(options):
+        settings["past_key_values"] = growing_cache(base.model.config)
     same = all(row is rows[0] for row in rows)
     with torch.no_grad(), base.attach(rows[0] if same else rows):
         output = base.model.generate(**inputs, **settings)
