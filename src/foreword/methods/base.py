@@ -84,8 +84,9 @@ def by_name(module: nn.Module, *names: str) -> list[nn.Parameter]:
 
 
 def trainable(tensor: Tensor) -> Tensor:
-    """A copy of `tensor` to train: float32, or its own dtype where that is wider."""
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32)).clone()
+    """A contiguous copy of `tensor` to train: float32, or its own dtype where that is wider."""
+    wide = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+    return wide.clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)

@@ -137,10 +137,14 @@ def _restore_optimizer(tensors: dict[str, Tensor], producer: Producer, optimizer
         head = f"optimizer.{name}."
         found = {key.removeprefix(head): value for key, value in tensors.items() if key.startswith(head)}
         if found:
-            # AdamW keeps its step count on the CPU, its moments beside the parameter
+            # AdamW keeps its step count on the CPU unless it is fused, its moments beside the parameter and laid out
+            # like it: a fused kernel goes by memory alone
+            fused = any(group.get("fused") for group in optimizer.param_groups)
             optimizer.state[parameter] = {
-                part: value if value.dim() == 0 else value.to(parameter.device) for part, value in found.items()
-            }
+                part: (value.to(parameter.device) if fused else value) if value.dim() == 0
+                else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                for part, value in found.items()
+            }  # fmt: skip
 
 
 def _restore_random(tensors: dict[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from foreword.config import TrainConfig
 from foreword.data.order import batches
@@ -24,6 +25,7 @@ from foreword.training.accelerator import start_trackers
 from foreword.training.activations import checkpointed_layers
 from foreword.training.checkpoint import Progress, load_checkpoint, prune, save_checkpoint
 from foreword.training.folder import RunFolder
+from foreword.training.late import Later, Unread, guard, reads_late
 from foreword.training.processes import Processes
 from foreword.training.rows import Rows
 from foreword.training.schedule import learning_rate
@@ -55,15 +57,18 @@ class Loop:
         self._total = int(config.steps or 1)
         self._validate_every = config.validate_every or max(1, self._total // 10)
         self._checkpoint_every = config.checkpoint_every or max(1, self._total // 10)
+        self._accelerator = accelerator
+        self._processes = Processes(accelerator)
+        late = reads_late(self._base.device, self._processes.count)
         groups = producer.groups()
         self._parameters = [parameter for group in groups for parameter in group.parameters]
         peak = float(config.lr or 0)
         self._optimizer = torch.optim.AdamW(
             [{"params": group.parameters, "factor": (group.lr or peak) / peak} for group in groups],
-            lr=peak, weight_decay=config.weight_decay,
+            lr=peak, weight_decay=config.weight_decay, fused=True if late else None,
         )  # fmt: skip
-        self._accelerator = accelerator
-        self._processes = Processes(accelerator)
+        self._late = late
+        self._unread: Unread | None = None
         self._signals = Signals(impatient=self._processes.count == 1)
 
     def __enter__(self) -> Loop:
@@ -99,8 +104,10 @@ class Loop:
                     break
                 self._update(step, [self._examples[index] for index in indices])
                 if self._validation_due():
+                    self._read()
                     self._validate()
                 if step == self._total or step in self._every() or self._out_of_patience():
+                    self._read()
                     self._save()
 
     def _every(self) -> range:
@@ -114,30 +121,58 @@ class Loop:
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         count = sum(self._task.units(example) for example in examples)
-        own, loss = self._processes.share(examples), 0.0
+        own = self._processes.share(examples)
+        losses: list[Any] = []
         for part in _parts(own, config.accumulation):
             if self._processes.count == 1 and self._signals.received is not None:
                 self._stop(self._signals.received)
-            loss += self._backward(part, count) if part else self._idle(examples[0])
-        loss, *signals = self._processes.sum_gradients(self._parameters, [loss, *self._asked()])
+            losses.append(self._backward(part, count) if part else self._idle(examples[0]))
+        unread = Unread(step, examples, rate, count, began)
+        if self._late:
+            self._update_late(unread, sum(losses))
+            return
+        loss, *signals = self._processes.sum_gradients(self._parameters, [sum(map(float, losses)), *self._asked()])
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.clip)
-        if not math.isfinite(loss) or not bool(torch.isfinite(norm)):
-            self._refuse("loss" if not math.isfinite(loss) else "gradient", step, examples)
+        self._require_finite(unread, loss, float(norm))
+        self._apply(step)
+        self._report(unread, loss)
+        self._stop_if(signals)
+
+    def _update_late(self, unread: Unread, loss: Tensor) -> None:
+        """Update without waiting for the device; the loss of the step before is read meanwhile."""
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
+        unread = unread._replace(later=Later(loss, norm))
+        self._read()
+        guard(self._optimizer, loss, norm)
+        self._apply(unread.step)
+        self._unread = unread
+        self._stop_if(self._asked())
+
+    def _read(self) -> None:
+        """Report the step that is still unread, if any."""
+        unread, self._unread = self._unread, None
+        if unread is not None and unread.later is not None:
+            loss, norm = unread.later.read()
+            self._require_finite(unread, loss, norm)
+            self._report(unread, loss)
+
+    def _apply(self, step: int) -> None:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.progress = dataclasses.replace(self.progress, step=step)
-        speed = count / (time.perf_counter() - began)
-        row = {"step": step, "loss": loss, "learning_rate": rate, "tokens_per_second": round(speed, 2)}
+
+    def _report(self, unread: Unread, loss: float) -> None:
+        speed = round(unread.tokens / (time.perf_counter() - unread.began), 2)
+        row = {"step": unread.step, "loss": loss, "learning_rate": unread.rate, "tokens_per_second": speed}
         self._log(row)
         if self._observer is not None:
             self._observer.updated(row)
-        self._stop_if(signals)
 
-    def _backward(self, examples: list[Any], count: int) -> float:
+    def _backward(self, examples: list[Any], count: int) -> Tensor:
         with self._autocast():
             loss = self._task.losses(self._producer(), examples).sum() / count
         torch.autograd.backward(loss)
-        return float(loss.detach())
+        return loss.detach()
 
     def _idle(self, example: Any) -> float:
         """A part without rows. Where the base is sharded this process's share of it is needed all the same."""
@@ -236,6 +271,7 @@ class Loop:
                 self._stop(number)
 
     def _stop(self, number: int) -> NoReturn:
+        self._read()
         self._optimizer.zero_grad(set_to_none=True)
         self._save()
         self._processes.wait()
@@ -245,10 +281,13 @@ class Loop:
             number,
         )
 
-    def _refuse(self, what: str, step: int, examples: list[Any]) -> NoReturn:
+    def _require_finite(self, unread: Unread, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        what, step = "gradient" if math.isfinite(loss) else "loss", unread.step
         self._optimizer.zero_grad(set_to_none=True)
         self._log({"step": step, "not_finite": what})
-        rows = ", ".join(example.where for example in examples)
+        rows = ", ".join(example.where for example in unread.examples)
         raise NonFiniteError(
             f"step {step}: the {what} is not finite; no update was made (rows {rows}). "
             f"The best prefix so far is in {self._folder.prefix}; a lower learning rate than {self._config.lr:g} may help"
