@@ -27,7 +27,7 @@ def lm_items(base, *pairs):
 
 def test_a_target_does_not_leak(monkeypatch) -> None:
     """Rows of one input and different targets get the same prefix in training; another input another one."""
-    from foreword.tasks import base as tasks_base
+    from foreword.tasks import lm
 
     base = tiny_base()
     prefix, seen = finished(base, CASE), []
@@ -37,7 +37,7 @@ def test_a_target_does_not_leak(monkeypatch) -> None:
         seen.append(made[0])
         return made
 
-    monkeypatch.setattr(tasks_base, "ready", watched)
+    monkeypatch.setattr(lm, "ready", watched)
     task, items = lm_items(base, ("abc", "x"), ("abc", "quite another"), ("abd", "x"))
     task.losses(prefix, items)
     one, other, third = seen[0]
