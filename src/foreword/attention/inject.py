@@ -138,6 +138,7 @@ class _Entry:
     def __init__(self, injector: Injector, stack: Stack, module: nn.Module, slots: ModelSlots) -> None:
         self._injector, self._stack, self._slots = injector, stack, slots
         self._names = _parameters(module)
+        self._layers = recompute.candidates(module)
         self._first = stack is slots.stacks[0]  # of an encoder–decoder the encoder, where prompts stand
 
     def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -156,8 +157,8 @@ class _Entry:
             self._positions(arguments, attachment)
         if self._slots.route == "cache":
             cached.put_prefix(module, arguments, attachment, self._slots)
-        elif not torch.compiler.is_compiling():  # without gradients too: layers checkpoint whenever they train
-            recompute.wrap(module, self._injector, attachment)
+        elif not torch.compiler.is_compiling():  # also without gradients: layers checkpoint whenever they train
+            recompute.wrap(self._layers, self._injector, attachment)
         return (), arguments
 
     def _unpadded(self, module: nn.Module, arguments: dict[str, Any], attachment: Attachment) -> None:

@@ -39,12 +39,14 @@ class CheckpointWithPrefix:
             return function(*args)
 
 
-def wrap(stack: nn.Module, injector: Injector, attachment: Attachment) -> None:
-    """Wrap the checkpoint function of every checkpointed layer in `stack` for `attachment`.
+def wrap(layers: list[nn.Module], injector: Injector, attachment: Attachment) -> None:
+    """Wrap the checkpoint function of those of `layers` that are checkpointed now, for `attachment`.
 
     Raises `RecomputeError` for reentrant checkpointing, which would lose the prefix's gradients.
     """
-    for layer in _checkpointed(stack):
+    for layer in layers:
+        if not getattr(layer, "gradient_checkpointing", False) or not hasattr(layer, _ATTRIBUTE):
+            continue
         current = getattr(layer, _ATTRIBUTE)
         original = current.original if isinstance(current, CheckpointWithPrefix) else current
         if torch.is_grad_enabled() and getattr(original, "keywords", {}).get("use_reentrant"):
@@ -63,8 +65,6 @@ def unwrap(stack: nn.Module) -> None:
             setattr(layer, _ATTRIBUTE, current.original)
 
 
-def _checkpointed(stack: nn.Module) -> list[nn.Module]:
-    return [
-        layer for layer in stack.modules()
-        if getattr(layer, "gradient_checkpointing", False) and hasattr(layer, _ATTRIBUTE)
-    ]  # fmt: skip
+def candidates(stack: nn.Module) -> list[nn.Module]:
+    """The layers that may be checkpointed at some time."""
+    return [layer for layer in stack.modules() if hasattr(layer, "gradient_checkpointing")]
