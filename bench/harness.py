@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import statistics
 import subprocess
 import sys
@@ -40,6 +42,8 @@ class PeakMemory:
     """Peak resident memory of this process since it was made, above what it held then; Linux alone tells."""
 
     def __init__(self) -> None:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it counts when it is used again
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
         self._before = _status("VmRSS")
 
