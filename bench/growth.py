@@ -4,7 +4,7 @@
 
 The shapes of SmolLM2-135M with random weights (fewer layers where layers vary) and synthetic tokens, float32. One axis varies,
 the others stay at 32 virtual tokens, 8 rows, 64 tokens, 1 task, 30 layers. The expected line goes through the first
-point and grows as the count of multiplications does (`work`), or for memory as a line through the first and second point.
+point and grows as the count of multiplications does (`work`); for memory it goes through the first and the last point.
 Resumable point by point.
 """
 
@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import foreword
 from foreword.data import Example
+from foreword.models.cache import growing_cache
 from foreword.tasks import TaskSettings, make_task
 from harness import PeakMemory
 from results import Results, machine
@@ -139,10 +140,11 @@ def decoding(point: Point) -> Callable[[], None]:
     rows = sorted(prefixes_of(base, point, grad=False), key=id)
     width = WIDTH // HEADS
     past = torch.randn(point.batch, KV_HEADS, point.tokens, width)
-    ids = torch.full((point.batch, 1), 100)
+    ids, cache = torch.full((point.batch, 1), 100), growing_cache(base.model.config)
+    for layer in range(point.layers):
+        cache.update(past, past, layer)
 
-    def run() -> None:
-        cache = DynamicCache([(past, past)] * point.layers)
+    def run() -> None:  # each run adds a token
         with torch.no_grad(), base.attach(rows[0] if point.tasks == 1 else rows):
             base.model(input_ids=ids, past_key_values=cache, use_cache=True)
 
@@ -168,7 +170,7 @@ def series(rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, list[tup
             cells = [rows[f"{kind}, {axis}, {value}"] for value in known]
             costs = [work(kind, replace(Point(), **{axis: value})) for value in known]
             start = 1 if kind == "training" and known and known[0] == 0 else 0  # without a prefix there is no backward
-            slope = (cells[start + 1]["megabytes"] - cells[start]["megabytes"]) / (known[start + 1] - known[start])
+            slope = (cells[-1]["megabytes"] - cells[start]["megabytes"]) / (known[-1] - known[start])
             yield kind, axis, [
                 (
                     value, cell["seconds"], cells[start]["seconds"] * cost / costs[start], cell["megabytes"],
