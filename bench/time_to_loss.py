@@ -35,6 +35,9 @@ PEERS = ("peft prefix", "peft prefix, text")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[*PEERS, *contenders.OURS])
+    parser.add_argument(
+        "--timing", type=Path, default=Path("bench/results/train.json"), help="what bench/train.py wrote"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench/results/time_to_loss.json"))
     arguments = parser.parse_args()
     data = data_folder("e2e")
@@ -50,7 +53,7 @@ def main() -> int:
         else:
             method = name.split()[-1]
             results.cell(f"{name}, {BEST[method]:g}", partial(ours, base, data, method, BEST[method], text))
-    for line in table(results.rows, Path("bench/results/train.json")):
+    for line in table(results.rows, arguments.timing):
         print(line)
     return 0
 
