@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -66,3 +67,23 @@ def test_the_summed_loss_does_not_depend_on_batches() -> None:
     assert summed_loss(task, items, None, 2) == (pytest.approx(whole[0], rel=1e-5), whole[1])
     changed = [dataclasses.replace(items[0], target_ids=(3, 4)), *items[1:]]
     assert summed_loss(task, changed, None, 7)[0] != pytest.approx(whole[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_rows_encoded_together_are_those_encoded_one_by_one(kind, chat, monkeypatch, tmp_path) -> None:
+    base, file = tiny_base(kind, chat=chat), tmp_path / "rows.jsonl"
+    if chat and kind == "t5":
+        pytest.skip("no chat template")
+    texts = ["a b", "ends in space ", "naïve ☃", "x\n", "</s>", "a b"]
+    rows = [{"input": text, "target": other} for text in texts for other in ("y", " z", "é")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"input": "no target"}, {"target": 3}]))
+    task = make_task(base, "lm", TaskSettings())
+    together, bad = task.load(str(file), max_tokens=None, max_bad_rows=2)
+    assert task.renderer._known, "nothing was encoded ahead, so this test could not fail"
+    monkeypatch.setattr(type(task), "ahead", lambda self, rows: None)
+    task.renderer._known = {}
+    apart, same = task.load(str(file), max_tokens=None, max_bad_rows=2)
+    assert together == apart
+    assert bad == same
+    assert len(bad) == 2

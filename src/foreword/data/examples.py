@@ -106,11 +106,25 @@ def load_example(fields: Mapping[str, Any], where: str, renderer: Renderer, targ
     if problem is not None:
         return problem
     references = tuple(fields.get("references") or (fields[target_field],))
-    target = fields[target_field] if target_field in fields else references[0]
+    target = _target(fields, target_field)
     prompt = renderer.prompt(fields)
     ids = tuple(renderer.prompt_ids(prompt)), tuple(renderer.target_ids(prompt, target))
     example = Example(*ids, prompt, target, references, where)
     return example if example.prompt_ids else "the prompt has no tokens"
+
+
+def rendered_pairs(
+    rows: Iterable[Mapping[str, Any]], renderer: Renderer, target_field: str
+) -> Iterator[tuple[str, str]]:
+    """(prompt, target) texts of the rows that are usable."""
+    for fields in rows:
+        if _first_problem(fields, renderer.fields, target_field) is None:
+            yield renderer.prompt(fields), _target(fields, target_field)
+
+
+def _target(fields: Mapping[str, Any], target_field: str) -> str:
+    target: str = fields[target_field] if target_field in fields else fields["references"][0]
+    return target
 
 
 def _first_problem(fields: Mapping[str, Any], inputs: Sequence[str], target_field: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foreword.errors import ConfigError
@@ -36,6 +36,7 @@ class Renderer:
         self.template = CHAT if self.chat else template or f"{{{input_field}}}"
         self.fields = (input_field,) if self.chat else _fields(self.template)
         self.end_ids = [self._end_of_turn() if self.chat else tokenizer.eos_token_id]
+        self._known: dict[str, list[int]] = {}
 
     @property
     def places(self) -> int:
@@ -60,7 +61,7 @@ class Renderer:
         """Token ids of a rendered prompt; a chat template brings its own special tokens."""
         if self.places and _PLACE in prompt:
             return self._with_places(prompt)
-        ids: list[int] = self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
+        ids = self._known.get(prompt) or self._encoded([prompt])[0]
         if (
             not (self.chat or self._apart)
             and ids
@@ -68,6 +69,18 @@ class Renderer:
             and not prompt.endswith(self.tokenizer.eos_token or "\0")
         ):
             ids = ids[:-1]  # some tokenizers close every text
+        return list(ids)
+
+    def ahead(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Encode (prompt, target) pairs together, many times faster than one by one; `prompt_ids` then finds them. What
+        was encoded ahead before is forgotten."""
+        prompts = [prompt for prompt, _ in pairs]
+        wholes = [] if self._apart else [prompt + _gap(prompt) + target for prompt, target in pairs]
+        texts = [] if self.places else [text for text in (*prompts, *wholes) if text]
+        self._known = dict(zip(texts, self._encoded(texts), strict=True)) if texts else {}
+
+    def _encoded(self, texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=not self.chat)["input_ids"]
         return ids
 
     def _with_places(self, prompt: str) -> list[int]:
@@ -86,7 +99,7 @@ class Renderer:
         if self._apart:
             alone: list[int] = self.tokenizer(target, add_special_tokens=False)["input_ids"]
             return alone + self.end_ids
-        gap = "" if not prompt or prompt[-1].isspace() else " "
+        gap = _gap(prompt)
         head = self.prompt_ids(prompt)
         whole = self.prompt_ids(prompt + gap + target)
         if whole[: len(head)] == head:
@@ -110,6 +123,10 @@ class Renderer:
             if token in special:
                 return int(token)
         return int(self.tokenizer.eos_token_id)
+
+
+def _gap(prompt: str) -> str:
+    return "" if not prompt or prompt[-1].isspace() else " "
 
 
 def _fields(template: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from foreword.models.inputs import ready
 from foreword.prefix import Prefix
 
 Progress = Callable[[int], None]
+AHEAD = 1024  # rows that are read, and may be tokenised, together
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ class Task(ABC):
         """Roles of the slots that its forward pass uses."""
         return {slot.role for slot in self.base.slots}
 
+    def ahead(self, rows: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027 - most have nothing to gain
+        """Prepare for items of `rows`, which are made next."""
+
     @abstractmethod
     def item(self, fields: Mapping[str, Any], where: str) -> Any:
         """The item of a row, or a text that says what is wrong with it."""
@@ -107,8 +112,11 @@ class Task(ABC):
         """Items of all usable rows in file order, and the bad rows. Raises `DataError` as `load_examples` does."""
 
         def made() -> Iterator[Any]:
-            for row in read_rows(source, split):
-                yield row if isinstance(row, BadRow) else self._made(row, max_tokens)
+            rows = read_rows(source, split)
+            while some := list(islice(rows, AHEAD if limit is None else min(limit, AHEAD))):
+                self.ahead([row.fields for row in some if not isinstance(row, BadRow)])
+                for row in some:
+                    yield row if isinstance(row, BadRow) else self._made(row, max_tokens)
 
         return collect(source, made(), max_bad_rows, limit)
 

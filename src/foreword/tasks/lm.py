@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foreword.data.examples import Example, load_example
+from foreword.data.examples import Example, load_example, rendered_pairs
 from foreword.errors import ConfigError, UnsupportedModelError
 from foreword.models import Base
 from foreword.models.inputs import padded, ready
@@ -67,6 +67,10 @@ class LanguageModelling(Task):
     @property
     def places(self) -> int:
         return self.renderer.places
+
+    def ahead(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        target = self.settings.target_field or self.target_field
+        self.renderer.ahead(list(rendered_pairs(rows, self.renderer, target)))
 
     def item(self, fields: Mapping[str, Any], where: str) -> Example | str:
         return load_example(fields, where, self.renderer, self.settings.target_field or self.target_field)
