@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from foreword.models import cache as caches
 from foreword.models.cache import GrowingLayer, growing_cache
@@ -62,3 +62,17 @@ def test_generation_is_the_same(kind) -> None:
         options |= {"max_new_tokens": 6}
         theirs = generate_ids(base, prompts, rows, [], options | {"use_cache": True})
         assert generate_ids(base, prompts, rows, [], options) == theirs
+
+
+@pytest.mark.parametrize("place", ["model", "option"])
+@pytest.mark.parametrize("changes", [{"use_cache": False}, {"cache_implementation": "static"}])
+def test_a_config_that_asks_for_another_cache_gets_it(place, changes) -> None:
+    base = tiny_base()
+    prompts, rows = [[10, 11, 12, 13], [14, 15]], [trained_like(base, 4), None]
+    expected = generate_ids(base, prompts, rows, [], {"max_new_tokens": 5})
+    asked = GenerationConfig(max_new_tokens=5, disable_compile=True, **changes)
+    if place == "model":
+        base.model.generation_config = asked
+        assert generate_ids(base, prompts, rows, [], {}) == expected
+    else:
+        assert generate_ids(base, prompts, rows, [], {"generation_config": asked}) == expected

@@ -121,3 +121,16 @@ def test_offloaded_weights() -> None:
     assert next(base.model.parameters()).device.type == "meta"
     with base.attach([prefix, prefix]):
         assert relative(outputs(base.model, batch), expected) < TOLERANCE
+
+
+def test_a_prompt_is_inserted_though_the_outer_model_looks_embeddings_up(base) -> None:
+    prompt = Prefix({}, 0, base.fingerprint, "embedding", {"embeddings": 10 * torch.randn(4, base.embedding_width)})
+    rows = base.inputs([[10, 11]], prompt)
+    plain = base.model(input_ids=torch.tensor([[10, 11]]), use_cache=False).logits
+    with base.attach(prompt):
+        first = base.model(**rows.tensors, use_cache=False).logits
+    with base.attach(None):
+        base.switch(prompt)  # the tables are watched from here on
+        second = base.model(**rows.tensors, use_cache=False).logits
+    assert torch.equal(first, second)
+    assert relative(first[:, -2:], plain) > CONTROL

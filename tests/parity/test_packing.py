@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from foreword.errors import AttachError, BatchMismatchError, PositionError
+from foreword.prefix import Prefix
+from foreword.tasks import TaskSettings, make_task
 from foreword.training.activations import checkpointed_layers
 from parity_helpers import CONTROL, TOLERANCE, make_batch, row_of
 from tiny import CASES, DECODERS, VARIANTS, case_name, relative, tiny_base, trained_like
@@ -87,11 +89,24 @@ def test_what_is_wrong_with_a_packed_call_is_said() -> None:
     with base.attach(prefix, packed=[4, 9]):
         with pytest.raises(BatchMismatchError, match=r"\[1, 13\]"):
             base.model(input_ids=ids, use_cache=False)
-        with pytest.raises(AttachError, match="use_cache=False"):
-            base.model(input_ids=ids[:, :13], use_cache=True)
+        for asked in ({"use_cache": True}, {}):  # the configuration's own is True
+            with pytest.raises(AttachError, match="use_cache=False"):
+                base.model(input_ids=ids[:, :13], **asked)
+        with pytest.raises(AttachError, match="attention_mask"):
+            base.model(input_ids=ids[:, :13], attention_mask=torch.ones(1, 13), use_cache=False)
     with pytest.raises(BatchMismatchError, match="2 prefixes"), base.attach([prefix, None], packed=[4, 4, 4]):
         pass
     with base.attach(prefix, packed=[4, 12]), pytest.raises(PositionError, match="position 16"):
         base.model(input_ids=ids[:, :16], use_cache=False)
     with pytest.raises(AttachError, match="packed"), base.attach(prefix, packed=[3, 0]):
         pass
+
+
+def test_inserted_prompts_are_not_packed() -> None:
+    base = tiny_base("mistral")
+    prompt = Prefix({}, 0, base.fingerprint, "embedding", {"embeddings": torch.randn(3, base.embedding_width)})
+    with pytest.raises(AttachError, match="inserted"), base.attach(prompt, packed=[4, 4]):
+        pass
+    task = make_task(base, "lm", TaskSettings("{input}"))
+    items = [task.item({"input": text, "target": "y"}, "here") for text in ("ab", "c")]
+    assert task.losses(prompt, items).isfinite().all()  # padded by itself

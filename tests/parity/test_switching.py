@@ -78,3 +78,50 @@ def test_compiled_decoding_is_one_graph_for_all_prefixes_of_a_shape(kind) -> Non
         assert counter.frame_count == graphs
         assert relative(decode(base, None, base.model), expected) > CONTROL
     torch._dynamo.reset()
+
+
+def test_switching_needs_no_uncompiled_call_before_a_compiled_one() -> None:
+    base = tiny_base()
+    a, b = trained_like(base, 5, seed=1), trained_like(base, 5, seed=2)
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    step = torch.compile(base.model.__call__, backend=counter, fullgraph=True, dynamic=False)
+    cache, mask = StaticCache(config=base.model.config, max_cache_len=8), torch.tensor([[1, 1, 0, 0, 0, 0, 0, 0]] * 2)
+    with torch.no_grad(), base.attach([a, b]):
+        base.model(input_ids=torch.arange(4).view(2, 2), attention_mask=mask[:, :2], past_key_values=cache)
+        for place, rows in enumerate(([a, b], [b, a], [a, b])):
+            mask[:, 2 + place] = 1
+            base.switch(rows)
+            step(input_ids=torch.full((2, 1), 9), attention_mask=mask, past_key_values=cache)
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
+
+
+def test_prefixes_that_learn_in_one_attach_are_not_kept_as_they_were() -> None:
+    base = tiny_base()
+    a, b = trained_like(base, 5, seed=1, grad=True), trained_like(base, 3, seed=2, grad=True)
+    ids = torch.arange(12).view(2, 6)
+    with base.attach([a, b]):
+        before = base.model(input_ids=ids).logits
+        with torch.no_grad():
+            seen = base.model(input_ids=ids).logits
+            for prefix in (a, b):
+                for kv in prefix.slots.values():
+                    kv.value.add_(1.0)
+            unseen = base.model(input_ids=ids).logits
+        after = base.model(input_ids=ids).logits
+    assert torch.equal(before, seen)
+    assert torch.equal(after, unseen)
+    assert relative(after, before) > CONTROL
+
+
+def test_what_inference_mode_leaves_serves_gradients() -> None:
+    base = tiny_base()
+    a, b = trained_like(base, 5, seed=1), trained_like(base, 4, seed=2)
+    embeddings = torch.randn(2, 6, base.embedding_width, requires_grad=True)
+    for backend in ("auto", "math"):
+        with base.attach([b, a], backend=backend):
+            with torch.inference_mode():
+                base.model(inputs_embeds=embeddings)
+            base.model(inputs_embeds=embeddings).logits.sum().backward()
+    assert embeddings.grad is not None

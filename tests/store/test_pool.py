@@ -111,3 +111,17 @@ def test_prefixes_of_the_pool_are_switched(folder) -> None:
     with torch.no_grad(), base.attach(pool["task-1"]):
         assert torch.equal(base.model(input_ids=ids).logits, second)
     assert relative(first, second) > 1e-2
+
+
+def test_what_was_read_before_it_was_forgotten_is_not_kept(folder, monkeypatch) -> None:
+    pool, real = foreword.PrefixPool(tiny_base(), folder), foreword.PrefixPool._read
+
+    def slow(self, name):
+        found = real(self, name)
+        self.forget(name)  # the files change meanwhile, and another thread says so
+        return found
+
+    monkeypatch.setattr(foreword.PrefixPool, "_read", slow)
+    assert pool["task-0"].length == 3
+    assert pool.resident == ()
+    assert pool.num_bytes == 0

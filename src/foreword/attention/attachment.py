@@ -72,12 +72,20 @@ class Attachment:
         self.has_embeddings = any(prompt is not None for prompt in self.embeddings)
         self._backend = backend
         self._offset_tensors: dict[tuple[int, torch.device], Tensor] = {}
-        self._uses: dict[tuple[tuple[int, ...], int, torch.device], Uses] = {}
-        self._joined: dict[tuple[object, ...], Joined | None] = {}
+        self._uses: dict[tuple[str, int, torch.device], tuple[Uses, tuple[int, ...]] | None] = {}
+        self._shared: dict[tuple[tuple[int, ...], int, torch.device], Uses] = {}
+        self._joined: dict[tuple[str, tuple[int, ...]], Joined] = {}
 
     def with_rows(self, rows: Sequence[Prefix | None]) -> Attachment:
-        """The same attachment with other prefixes."""
-        return Attachment(rows, self._parameter, self._backend)
+        """The same attachment with other prefixes, ready for the batches that this one has seen."""
+        other = Attachment(rows, self._parameter, self._backend)
+        other.captured, other.observer = self.captured, self.observer
+        if len(self.rows.assignment) == len(other.rows.assignment):
+            for slot, batch, device in self._uses:
+                other._joined_for(slot, batch, device)
+            for batch, device in self._offset_tensors:
+                other.offset_tensor(batch, device)
+        return other
 
     def offset_tensor(self, batch: int, device: torch.device) -> Tensor:
         """Offsets of `batch` rows, `[batch or 1, 1]`."""
@@ -113,20 +121,38 @@ class Attachment:
         return self._add(slot, call, output, count) if any(self.additions) else output
 
     def _joined_for(self, slot: str, rows: int, device: torch.device) -> Joined | None:
-        """The prefixes of `slot`, joined once for each way to differentiate them."""
-        key = slot, rows, device, torch.is_grad_enabled()
-        if key not in self._joined:
-            self._joined[key] = self._join(slot, rows, device)
-        return self._joined[key]
+        """The prefixes of `slot` for a batch of `rows` rows. Joined once, but for those that learn: they change."""
+        if (slot, rows, device) not in self._uses:
+            self._uses[slot, rows, device] = self._uses_of(slot, rows, device)
+        found = self._uses[slot, rows, device]
+        if found is None:
+            return None
+        uses, numbers = found
+        if (slot, numbers) in self._joined:
+            return self._joined[slot, numbers]._replace(uses=uses)
+        kvs = [self.prefixes[number][slot] for number in numbers]
+        learns = any(key.requires_grad or value.requires_grad for key, value in kvs)
+        if len(kvs) == 1 or (learns and torch.is_grad_enabled()):
+            joined = join(uses, kvs)
+        else:
+            with torch.inference_mode(False), torch.no_grad():  # so that they may stand beside gradients later
+                joined = join(uses, kvs)
+        if not learns:
+            self._joined[slot, numbers] = joined
+        return joined
 
-    def _join(self, slot: str, rows: int, device: torch.device) -> Joined | None:
-        with torch.inference_mode(False):  # so that it can be used for gradients later
-            groups = self._tokens.groups(rows, device)
-            found = [(group, kv) for group in groups if (kv := self.prefixes[group.prefix].get(slot)) and kv.length]
-            numbers = tuple(group.prefix for group, _ in found)
-            if found and (numbers, rows, device) not in self._uses:
-                self._uses[numbers, rows, device] = uses_of([group.rows for group, _ in found], rows)
-            return join(self._uses[numbers, rows, device], [kv for _, kv in found]) if found else None
+    def _uses_of(self, slot: str, rows: int, device: torch.device) -> tuple[Uses, tuple[int, ...]] | None:
+        """Which rows use which prefixes of `slot`, and the prefixes' numbers."""
+        groups = [
+            group for group in self._tokens.groups(rows, device)
+            if (kv := self.prefixes[group.prefix].get(slot)) is not None and kv.key.shape[1]
+        ]  # fmt: skip
+        if not groups:
+            return None
+        numbers = tuple(group.prefix for group in groups)
+        if (numbers, rows, device) not in self._shared:  # slots share the order and its plans
+            self._shared[numbers, rows, device] = uses_of([group.rows for group in groups], rows)
+        return self._shared[numbers, rows, device], numbers
 
     def _add(self, slot: str, call: AttentionCall, output: Tensor, rows: int) -> Tensor:
         """What gated and memory prefixes add. Packed tokens are rows of one token each."""

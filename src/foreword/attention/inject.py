@@ -90,12 +90,19 @@ class Injector:
         tables = virtual.tables_of(self._model)
         if not tables:
             raise AttachError("this model's input embeddings are no plain table; a prompt can't be inserted among them")
-        for table in () if self._watches_tables else tables:
-            tokens = virtual.VirtualTokens(self, table)
-            self._hooks += [table.register_forward_pre_hook(tokens.before), table.register_forward_hook(tokens.after)]
-        self._watches_tables = True
         if ids is not None:
             virtual.require_virtual(ids, int(tables[0].num_embeddings), attachment)
+
+    def show(self, attachment: Attachment) -> None:
+        """Make `attachment` current. The tables of embeddings are watched once there are prompts to insert."""
+        self.current = attachment
+        if attachment.has_embeddings and not self._watches_tables:
+            for table in virtual.tables_of(self._model):
+                tokens = virtual.VirtualTokens(self, table)
+                self._hooks += [
+                    table.register_forward_pre_hook(tokens.before), table.register_forward_hook(tokens.after),
+                ]  # fmt: skip
+            self._watches_tables = True
 
     def _count_positions(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A model around the stack (text with pictures) counts positions itself, padding included: give it ours."""
@@ -122,7 +129,8 @@ class Injector:
                 self.install()
         injector = holder or self
         previous = injector.current, injector.past
-        injector.current, injector.past = attachment, 0
+        injector.show(attachment)
+        injector.past = 0
         try:
             yield
         finally:
@@ -169,8 +177,11 @@ class _Entry:
             raise BatchMismatchError(
                 f"packed rows of {sum(lengths)} tokens are one row [1, {sum(lengths)}], got {shape}"
             )
-        if self._injector.past or arguments.get("use_cache", getattr(module.config, "use_cache", False)):
+        asked = arguments.get("use_cache")
+        if self._injector.past or (getattr(module.config, "use_cache", False) if asked is None else asked):
             raise AttachError("packed rows share no cache; call the model with use_cache=False")
+        if arguments.get("attention_mask") is not None:
+            raise AttachError("packed rows take no attention_mask; their lengths say what a token sees")
         placed = attachment.packed_positions(arguments.get("position_ids"), tokens.device)
         if self._stack.position_limit is not None:
             highest = max(attachment.offsets)
@@ -236,13 +247,15 @@ def switch(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None]) -
         raise AttachError("packed rows are attached; end that attach first")
     if slots.route == "cache":
         cached.require(slots, rows)
-    injector.current = injector.current.with_rows(rows)
+    injector.show(injector.current.with_rows(rows))
 
 
 def _require_packable(slots: ModelSlots, rows: Sequence[Prefix | None], packed: Sequence[int]) -> None:
     limit = slots.packing_limit
     if not limit:
         raise AttachError("this architecture's rows can't be packed; pad them")
+    if any(prefix is not None and prefix.merge == "embedding" for prefix in rows):
+        raise AttachError("prompts that are inserted among the embeddings can't be packed; pad the rows")
     if not packed or min(packed) < 1 or max(packed) > limit:
         raise AttachError(f"packed rows must have 1 to {limit} tokens, got {list(packed)}")
     if len(rows) not in (1, len(packed)):

@@ -35,7 +35,8 @@ class Uses:
         """For rows of `tokens` queries each, and prefixes of `lengths` virtual tokens."""
         if (tokens, lengths) not in self._plans:
             segments = Segments(tuple(count * tokens for count in self.counts), lengths)
-            self._plans[tokens, lengths] = Plan(_places(self.order, tokens), segments)
+            with torch.inference_mode(False):  # it may serve gradients later
+                self._plans[tokens, lengths] = Plan(_places(self.order, tokens), segments)
         return self._plans[tokens, lengths]
 
 

@@ -127,8 +127,8 @@ class Base:
 
         Leaving the block, also by an exception, restores the model exactly. An inner attach replaces
         the outer one until it ends. Gradients flow into the prefix's tensors where they require them.
-        Raises `PrefixMismatchError` for another base's shapes; warns (`WeightsMismatchWarning`) for
-        other weights of the same shapes.
+        Raises `PrefixMismatchError` for another base's shapes; warns (`WeightsMismatchWarning`, once for
+        each prefix) for other weights of the same shapes.
         """
         with inject.attach(self.model, self._model_slots, self._checked(prefix), backend, packed):
             yield self
@@ -246,7 +246,8 @@ class Base:
         row without a prefix uses the tokenizer's chat template if there is one, else the bare text.
         template: overrides that for every row, for instance "{input}" for bare text.
         prefix: one for all, or one per prompt. progress: called with the number of prompts finished.
-        options: further arguments of Transformers' `generate`; decoding is greedy unless they say else.
+        options: further arguments of Transformers' `generate`; decoding is greedy unless they say else. Functions among them that
+        are told a row's number count rows as they are batched: by length, and by prefix.
         """
         from foreword.models.generation import generate_texts
 

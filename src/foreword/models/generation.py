@@ -64,7 +64,7 @@ def generate_ids(
     both, pad = bool(base.model.config.is_encoder_decoder), base.tokenizer.pad_token_id
     inputs = padded(base, ids, left=not both)
     settings: dict[str, Any] = {"do_sample": False, "pad_token_id": pad, "eos_token_id": stops} | options
-    if base.model_slots.route == "attention" and not both and not _OF_CACHES & set(options):
+    if not both and _cache_is_left_open(base, options):
         settings["past_key_values"] = growing_cache(base.model.config)
     same = all(row is rows[0] for row in rows)
     with torch.no_grad(), base.attach(rows[0] if same else rows):
@@ -74,6 +74,14 @@ def generate_ids(
     )  # a decoder repeats the prompt; an encoder–decoder begins with its start token
     answers = [_until(row, set(stops)) for row in output[:, first:].tolist()]
     return [answer for _, answer in sorted(zip(order, answers, strict=True))]
+
+
+def _cache_is_left_open(base: Base, options: dict[str, Any]) -> bool:
+    """Whether nobody asks for another cache than the default, or for none."""
+    config = options.get("generation_config") or base.model.generation_config
+    asked = getattr(config, "cache_implementation", None) is not None or not getattr(config, "use_cache", True)
+    used = getattr(base.model.config.get_text_config(), "use_cache", True) is not False
+    return base.model_slots.route == "attention" and used and not asked and not _OF_CACHES & set(options)
 
 
 def _prepare(base: Base, prompt: str, prefix: Prefix | None, template: str | None) -> tuple[list[int], list[int]]:

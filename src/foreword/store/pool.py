@@ -41,6 +41,7 @@ class PrefixPool:
         self._base, self._max_bytes = base, max_bytes
         self._kept: OrderedDict[str, Prefix] = OrderedDict()
         self._num_bytes = 0
+        self._forgotten = 0  # how often something was; what was read before is not kept after
         self._lock = threading.Lock()
 
     @property
@@ -64,7 +65,8 @@ class PrefixPool:
             if found is not None:
                 self._kept.move_to_end(name)
                 return found
-        return self._keep(name, self._read(name))
+            forgotten = self._forgotten
+        return self._keep(name, self._read(name), forgotten)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and (name in self._kept or self._is_prefix(name))
@@ -80,6 +82,7 @@ class PrefixPool:
     def forget(self, name: str) -> None:
         """Keep `name` no longer; its files stay, and are read again when it is asked for."""
         with self._lock:
+            self._forgotten += 1
             gone = self._kept.pop(name, None)
             self._num_bytes -= 0 if gone is None else gone.num_bytes
 
@@ -94,11 +97,13 @@ class PrefixPool:
         self._base.require_fit(prefix)
         return prefix
 
-    def _keep(self, name: str, prefix: Prefix) -> Prefix:
+    def _keep(self, name: str, prefix: Prefix, forgotten: int) -> Prefix:
         """Keep `prefix`, or the one that another thread has read meanwhile, and let the oldest go."""
         with self._lock:
             if (other := self._kept.get(name)) is not None:
                 return other
+            if forgotten != self._forgotten:
+                return prefix
             self._kept[name] = prefix
             self._num_bytes += prefix.num_bytes
             while self._num_bytes > self._max_bytes:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_HALF = (torch.bfloat16, torch.float16)  # what cut-cross-entropy has a backward for
 NUMBERS = 2**24  # logits at a time; 64 MB in float32
 
 
@@ -24,10 +25,11 @@ def head_losses(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     head: a plain linear layer that isn't trained (`plain`).
     """
     weight, bias = head.weight, getattr(head, "bias", None)
-    if hidden.device.type == "cuda" and bias is None and _has_cce() and hidden.dtype == weight.dtype:
+    if hidden.device.type == "cuda" and bias is None and hidden.dtype == weight.dtype in _HALF and _has_cce():
         from cut_cross_entropy import linear_cross_entropy
 
-        losses: Tensor = linear_cross_entropy(hidden, weight, targets, reduction="none")
+        # its default leaves small gradients out
+        losses: Tensor = linear_cross_entropy(hidden, weight, targets, reduction="none", filter_eps=None)
         return losses
     losses = _HeadLoss.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
     return losses
@@ -52,6 +54,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
+        if torch.is_autocast_enabled(hidden.device.type):  # once, not for each chunk
+            weight = weight.to(torch.get_autocast_dtype(hidden.device.type))
         losses = hidden.new_empty(len(targets), dtype=wide)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         chunk = max(16, NUMBERS // weight.shape[0])

@@ -81,7 +81,8 @@ class LanguageModelling(Task):
     def losses(self, prefix: Prefix | None, items: Sequence[Example]) -> Tensor:
         rows, prompts = ready(self.base, [prefix] * len(items), [item.prompt_ids for item in items])
         made = [replace(item, prompt_ids=tuple(ids)) for item, ids in zip(items, prompts, strict=True)]
-        batch = collate(made, self.base, self.settings.packing)
+        inserted = any(row is not None and row.merge == "embedding" for row in rows)
+        batch = collate(made, self.base, self.settings.packing and not inserted)
         with self.base.attach(one_or_each(rows), packed=batch.packed):
             return target_losses(self.base, batch)
 

@@ -69,6 +69,7 @@ class Loop:
         )  # fmt: skip
         self._late = late
         self._unread: Unread | None = None
+        self._reported = 0.0
         self._signals = Signals(impatient=self._processes.count == 1)
 
     def __enter__(self) -> Loop:
@@ -162,7 +163,8 @@ class Loop:
         self.progress = dataclasses.replace(self.progress, step=step)
 
     def _report(self, unread: Unread, loss: float) -> None:
-        speed = round(unread.tokens / (time.perf_counter() - unread.began), 2)
+        began, self._reported = max(unread.began, self._reported), time.perf_counter()  # a late one overlaps the next
+        speed = round(unread.tokens / (self._reported - began), 2)
         row = {"step": unread.step, "loss": loss, "learning_rate": unread.rate, "tokens_per_second": speed}
         self._log(row)
         if self._observer is not None:
