@@ -52,7 +52,9 @@ def measure(base: foreword.Base, pool: foreword.PrefixPool, count: int, budget: 
             base.model(input_ids=ids, use_cache=False)
 
     results.put("base forward, none known", milliseconds([forward] * 30))
-    with base.attach(None):
+    with base.attach(pool[names[0]]):
+        forward()  # what a switch makes ready is what was used before
+        pool.forget(names[0])
         firsts = milliseconds([lambda name=name: base.switch(pool[name]) for name in names])  # type: ignore[misc]
         results.put("first use", firsts)
         kept = pool.resident

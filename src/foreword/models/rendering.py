@@ -61,7 +61,7 @@ class Renderer:
         """Token ids of a rendered prompt; a chat template brings its own special tokens."""
         if self.places and _PLACE in prompt:
             return self._with_places(prompt)
-        ids = self._known.get(prompt) or self._encoded([prompt])[0]
+        ids = self._known.get(prompt) or self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
         if (
             not (self.chat or self._apart)
             and ids
@@ -77,11 +77,8 @@ class Renderer:
         prompts = [prompt for prompt, _ in pairs]
         wholes = [] if self._apart else [prompt + _gap(prompt) + target for prompt, target in pairs]
         texts = [] if self.places else [text for text in (*prompts, *wholes) if text]
-        self._known = dict(zip(texts, self._encoded(texts), strict=True)) if texts else {}
-
-    def _encoded(self, texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=not self.chat)["input_ids"]
-        return ids
+        ids = self.tokenizer(texts, add_special_tokens=not self.chat)["input_ids"] if texts else []
+        self._known = dict(zip(texts, ids, strict=True))
 
     def _with_places(self, prompt: str) -> list[int]:
         """Token ids of a prompt with places for virtual tokens; `models.inputs` turns `PLACE_ID` + i into token i."""
