@@ -125,3 +125,18 @@ def test_what_inference_mode_leaves_serves_gradients() -> None:
                 base.model(inputs_embeds=embeddings)
             base.model(inputs_embeds=embeddings).logits.sum().backward()
     assert embeddings.grad is not None
+
+
+def test_a_compiled_step_finds_what_another_batch_size_left() -> None:
+    base = tiny_base()
+    a, b = trained_like(base, 5, seed=1), trained_like(base, 4, seed=2)
+    torch._dynamo.reset()
+    step = torch.compile(base.model.__call__, backend=CompileCounter(), fullgraph=True, dynamic=False)
+    ids, mask = torch.arange(8).view(4, 2), torch.tensor([[1, 1, 1, 0]] * 4)
+    with torch.no_grad(), base.attach([b, a]):
+        base.model(input_ids=ids[:2])  # two rows, then twice as many, as beams are
+        cache = StaticCache(config=base.model.config, max_cache_len=4)
+        base.model(input_ids=ids, attention_mask=mask[:, :2], past_key_values=cache)
+        compiled = step(input_ids=ids[:, :1], attention_mask=mask, past_key_values=cache).logits
+    assert compiled.shape[0] == 4
+    torch._dynamo.reset()

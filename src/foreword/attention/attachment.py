@@ -152,7 +152,10 @@ class Attachment:
         numbers = tuple(group.prefix for group in groups)
         if (numbers, rows, device) not in self._shared:  # slots share the order and its plans
             self._shared[numbers, rows, device] = uses_of([group.rows for group in groups], rows)
-        return self._shared[numbers, rows, device], numbers
+        uses = self._shared[numbers, rows, device]
+        # a decoding step's plan, which a compiled one must find
+        uses.plan(1, tuple(self.prefixes[number][slot].key.shape[1] for number in numbers))
+        return uses, numbers
 
     def _add(self, slot: str, call: AttentionCall, output: Tensor, rows: int) -> Tensor:
         """What gated and memory prefixes add. Packed tokens are rows of one token each."""

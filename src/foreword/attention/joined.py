@@ -64,9 +64,7 @@ def uses_of(groups: Sequence[Tensor | None], rows: int) -> Uses:
 def join(uses: Uses, kvs: Sequence[KV]) -> Joined:
     """One prefix is used where it lies; several are laid one behind another, once."""
     key, value = kvs[0] if len(kvs) == 1 else (torch.cat(parts, 1) for parts in zip(*kvs, strict=True))
-    lengths = tuple(kv.length for kv in kvs)
-    uses.plan(1, lengths)  # a decoding step's, which may be compiled
-    return Joined(uses, lengths, key, value)
+    return Joined(uses, tuple(kv.length for kv in kvs), key, value)
 
 
 def take(tensor: Tensor, order: Tensor | None) -> Tensor:
