@@ -83,8 +83,8 @@ def held(base: foreword.Base, rows: list[foreword.Prefix]) -> int:
     with torch.no_grad(), base.attach(list(rows)):
         base.model(input_ids=ids)
         attachment: Any = base.model.__dict__["_foreword_injector"].current
-        joined = [part for part in attachment._joined.values() if part is not None]
-        storages = [tensor.untyped_storage() for part in joined for tensor in (part.key, part.value)]
+        parts = attachment._joined.values()
+        storages = [tensor.untyped_storage() for part in parts for tensor in (part.key, part.value)]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 

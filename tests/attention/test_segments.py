@@ -45,6 +45,7 @@ def test_equal_neighbours_are_one_run() -> None:
         [0, 3, 6, 9, 14, 17],
         [0, 4, 8, 10, 14, 16],
     ]
+    assert cut.cut(torch.device("cpu"))[2:] == (5, 4)
 
 
 def test_a_single_run_is_a_view_of_the_kernels_output() -> None:

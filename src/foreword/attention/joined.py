@@ -24,11 +24,10 @@ class Plan(NamedTuple):
 @dataclass(frozen=True)
 class Uses:
     """Which rows use which of several prefixes. counts: rows of each prefix; order: those rows, prefix by prefix, or None
-    if that is every row in its place. rows: of the batch."""
+    if that is every row in its place."""
 
     counts: tuple[int, ...]
     order: Tensor | None
-    rows: int
     _plans: dict[tuple[int, tuple[int, ...]], Plan] = field(default_factory=dict, repr=False)
 
     def plan(self, tokens: int, lengths: tuple[int, ...]) -> Plan:
@@ -52,13 +51,13 @@ class Joined(NamedTuple):
 def uses_of(groups: Sequence[Tensor | None], rows: int) -> Uses:
     """groups: the rows of each prefix, an index tensor, or None for every row; no row twice."""
     if any(index is None for index in groups):
-        return Uses((rows,), None, rows)
+        return Uses((rows,), None)
     indices = [index for index in groups if index is not None]
     counts = tuple(len(index) for index in indices)
     order = torch.cat(indices) if indices else None
     if order is not None and order.tolist() == list(range(rows)):
         order = None
-    return Uses(counts, order, rows)
+    return Uses(counts, order)
 
 
 def join(uses: Uses, kvs: Sequence[KV]) -> Joined:

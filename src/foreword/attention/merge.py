@@ -52,27 +52,21 @@ def two_part_attention(
         if joined is not None:
             joined = joined._replace(key=widen(joined.key, widest), value=widen(joined.value, widest))
     kv = (None, None) if joined is None else (joined.key, joined.value)
-    plan, given = _plan(call, joined, packed), (call.query, call.key, call.value, call.sinks, *kv)
+    plan = _plan(call, joined, packed)
     if torch.is_grad_enabled():
-        output: Tensor = TwoPart.apply(call, flash, plan, packed, *given)  # type: ignore[no-untyped-call]
+        output: Tensor = TwoPart.apply(  # type: ignore[no-untyped-call]
+            call, flash, plan, packed, call.query, call.key, call.value, call.sinks, *kv
+        )
     else:
-        output = _two_parts(call, flash, plan, packed, *given).output
+        output = _two_parts(call, flash, plan, packed, *kv).output
     return output[..., :value_width]
 
 
 def _two_parts(
-    call: AttentionCall,
-    flash: Flash,
-    plan: Plan | None,
-    packed: Segments | None,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sinks: Tensor | None,
-    pk: Tensor | None,
-    pv: Tensor | None,
+    call: AttentionCall, flash: Flash, plan: Plan | None, packed: Segments | None, pk: Tensor | None, pv: Tensor | None
 ) -> Part:
     """Merged output `[B, H, n, d]` and log-sum-exp `[B, H, n]`."""
+    query, key, value, sinks = call.query, call.key, call.value, call.sinks
     hidden, causal, scale = call.hidden, call.causal, call.scale
     if packed is None:
         part = flash.forward(query, key, value, call.mask, causal, scale)
@@ -103,7 +97,7 @@ class TwoPart(torch.autograd.Function):
         pk: Tensor | None,
         pv: Tensor | None,
     ) -> Tensor:
-        part = _two_parts(call, flash, plan, packed, query, key, value, sinks, pk, pv)
+        part = _two_parts(call, flash, plan, packed, pk, pv)
         ctx.save_for_backward(query, key, value, call.mask, part.output, part.lse, sinks, pk, pv)
         ctx.settings = call.causal, call.scale, flash, plan, packed
         return part.output

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foreword.attention.backends import Flash, Part
+from foreword.attention.backends import Cut, Flash, Part
 
 
 class Run(NamedTuple):
@@ -54,14 +54,17 @@ class Segments:
             self._boundaries[device] = made[0], made[1]
         return self._boundaries[device]
 
+    def cut(self, device: torch.device) -> Cut:
+        """What a varlen kernel is told of them."""
+        return *self.boundaries(device), max(self.queries), max(self.keys)
+
 
 def forward(
     flash: Flash, query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float
 ) -> Part:
     """Output `[1, H, N, d]` and log-sum-exp `[1, H, N]` for query `[1, H, N, d]`, key and value `[1, H_kv, M, d]`."""
     if flash.varlen is not None:
-        cut = *segments.boundaries(query.device), max(segments.queries), max(segments.keys)
-        return flash.varlen.forward(query, key, value, cut, causal, scale)
+        return flash.varlen.forward(query, key, value, segments.cut(query.device), causal, scale)
     parts = [
         flash.forward(_queries(query, run), _keys(key, run), _keys(value, run), None, causal, scale)
         for run in segments.runs
@@ -84,8 +87,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, in their shapes. part: merged output and log-sum-exp."""
     if flash.varlen is not None:
-        cut = *segments.boundaries(query.device), max(segments.queries), max(segments.keys)
-        return flash.varlen.backward(grad, query, key, value, part, cut, causal, scale)
+        return flash.varlen.backward(grad, query, key, value, part, segments.cut(query.device), causal, scale)
     found = []
     for run in segments.runs:
         own = Part(_queries(part.output, run), _queries(part.lse, run))
