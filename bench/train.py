@@ -1,12 +1,13 @@
 """Seconds, memory and useful tokens of a training step, beside the limit and beside PEFT, in one interleaved run.
 
-    FOREWORD_DATA=../shared/data python bench/train.py [--data e2e java-csharp] [--rounds 5] [--out FILE]
+    FOREWORD_DATA=../shared/data python bench/train.py [--data e2e java-csharp] [--rounds 5] [--adapters PYTHON] [--out FILE]
 
 SmolLM2-135M in float32, 32 virtual tokens, global batch 16. The limit is the frozen model's forward and its backward
 towards inputs only, on real tokens alone, with the loss at target positions alone. Every contender updates on the same
 rows: each round is a block of batches, which Foreword takes sorted by length within the block, as its training does, and
 PEFT in random order, as Transformers' Trainer does. `times` is a block's seconds over the limit's, medians of the rounds.
-Peak memory is of a process of its own, above the loaded model. Adapter-hub's `adapters` needs another Transformers.
+Peak memory is of a process of its own, above the loaded model. Adapter-hub's `adapters` needs Transformers 4.57: it works in a
+process with an interpreter of its own, `--adapters`, which `make bench` sets up; without one it is left out.
 """
 
 from __future__ import annotations
@@ -15,26 +16,31 @@ import argparse
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import contenders
+import elsewhere
 import foreword
 from contenders import Step
+from elsewhere import Elsewhere
 from foreword.data import Example
 from harness import PeakMemory, in_new_process, interleaved
 from results import Results, data_folder, machine
 
 BATCH, LENGTH = 16, 32
 BLOCK = {"e2e": 4, "java-csharp": 1}  # batches of a block
-NAMES = ("limit", *contenders.OURS, "peft prefix", "peft lora")
+NAMES = ("limit", *contenders.OURS, "peft prefix", "peft lora", elsewhere.NAME)
+PEERS = NAMES[-3:]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=list(BLOCK), choices=list(BLOCK))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--adapters", help="an interpreter that has Adapter-hub's adapters")
     parser.add_argument("--memory", help="measure the peak memory of this contender alone, in MB")
     parser.add_argument("--out", type=Path, default=Path("bench/results/train.json"))
     arguments = parser.parse_args()
@@ -46,8 +52,8 @@ def main() -> int:
     results = Results(arguments.out, {"machine": machine(), "batch": BATCH, "length": LENGTH})
     for name in arguments.data:
         if f"{name}, limit" not in results.rows:
-            times(base, data, name, arguments.rounds, results)
-        for who in NAMES:
+            times(base, data, name, arguments, results)
+        for who in NAMES[:-1]:
             results.cell(f"{name}, {who}, memory", partial(megabytes, name, who))
     for line in table(results.rows, arguments.data):
         print(line)
@@ -62,11 +68,18 @@ def step_of(base: foreword.Base, who: str) -> Step:
     return contenders.peers(who, LENGTH)[1]
 
 
-def times(base: foreword.Base, data: str, name: str, rounds: int, results: Results) -> None:
-    rows = contenders.examples_of(base, data, name, "train", (rounds + 1) * BATCH * BLOCK[name])
-    size = BATCH * BLOCK[name]
-    runs = {who: _blocks(step_of(base, who), rows, size, in_order=who in contenders.PEERS) for who in NAMES}
-    found = interleaved({who: partial(next, run) for who, run in runs.items()}, rounds)
+def times(base: foreword.Base, data: str, name: str, arguments: argparse.Namespace, results: Results) -> None:
+    rounds, size = arguments.rounds, BATCH * BLOCK[name]
+    rows = contenders.examples_of(base, data, name, "train", (rounds + 1) * size)
+    steps = {who: step_of(base, who) for who in NAMES[:-1]}
+    with ExitStack() as stack:
+        other: Elsewhere | None = None
+        if arguments.adapters:
+            other = stack.enter_context(Elsewhere(base, arguments.adapters, LENGTH))
+            steps[elsewhere.NAME] = other
+        runs = {who: _blocks(step, rows, size, in_order=who in PEERS) for who, step in steps.items()}
+        clocks = {elsewhere.NAME: other.clock} if other else {}
+        found = interleaved({who: partial(next, run) for who, run in runs.items()}, rounds, clocks=clocks)
     targets = sum(len(row.target_ids) for row in rows[size:]) / rounds
     for who, seconds in found.items():
         wall = seconds["wall"] / BLOCK[name]
@@ -78,6 +91,8 @@ def times(base: foreword.Base, data: str, name: str, rounds: int, results: Resul
             f"{name}, {who}",
             seconds | {"wall": wall} | ratios | {"tokens_per_second": targets / seconds["wall"]},
         )
+    if other:
+        results.put(f"{name}, {elsewhere.NAME}, memory", {"megabytes": other.megabytes})
 
 
 def _blocks(step: Step, rows: Sequence[Example], size: int, in_order: bool) -> Iterator[None]:
@@ -111,6 +126,8 @@ def table(rows: dict[str, dict[str, Any]], names: Sequence[str]) -> Iterator[str
     yield "|---|---|---|---|---|---|---|"
     for name in names:
         for who in NAMES:
+            if f"{name}, {who}" not in rows:
+                continue
             cell, peak = rows[f"{name}, {who}"], rows[f"{name}, {who}, memory"]["megabytes"]
             yield (
                 f"| {name} | {who} | {cell['wall']:.2f} | {cell['times']:.2f} | {cell['cpu_times']:.2f} | "

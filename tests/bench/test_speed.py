@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import elsewhere
 import gpu
 import growth
 import harness
 import time_to_loss
 from conftest import has
+from foreword.data import Example
 from growth import Point
 
 ROOT = Path(__file__).parents[2]
@@ -78,3 +80,36 @@ def test_the_gpu_bench_runs_as_a_script(tmp_path) -> None:
     cells = json.loads(out.read_text())["cells"]
     assert cells["kernels against the reference"]["worst_gradient"] < 1e-4
     assert len(cells) == 5
+
+
+def test_each_contender_has_its_own_clock() -> None:
+    ticks = iter([0.0, 5.0, 7.0, 7.0, 8.0])  # the round that warms up needs no end
+    found = harness.interleaved({"a": lambda: None}, rounds=2, clocks={"a": lambda: next(ticks)})
+    assert found["a"]["cpu_spread"] == [1.0, 2.0]
+
+
+WORKER = """
+import json, sys
+print("a greeting")
+sum(range(10**7))  # time that its clock shows
+print("ready", flush=True)
+for line in sys.stdin:
+    rows = json.loads(line)
+    if len(rows) > 1:
+        sys.exit(3)
+    print(json.dumps({"loss": 1.0, "megabytes": len(rows[0]["input_ids"])}), flush=True)
+"""
+
+
+def test_a_contender_elsewhere_answers_or_is_named(tmp_path, monkeypatch) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    monkeypatch.setattr(elsewhere, "WORKER", worker)
+    row = Example((1, 2), (3,), "a", "b", ("b",), "x:1")
+    base = gpu.base_of("tiny", torch.device("cpu"))
+    with elsewhere.Elsewhere(base, sys.executable, 4) as other:
+        other([row])
+        assert other.megabytes == 3
+        assert other.clock() > 0
+        with pytest.raises(RuntimeError, match=r"worker.py ended with 3"):
+            other([row, row])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _HALF = (torch.bfloat16, torch.float16)  # what cut-cross-entropy has a backward for
-NUMBERS = 2**24  # logits at a time; 64 MB in float32
+NUMBERS = 2**23  # logits at a time; 32 MB in float32
 
 
 def head_losses(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
