@@ -8,7 +8,6 @@ Two routes. "attention": the model's attention implementation becomes Foreword's
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,13 @@ from torch import Tensor, nn
 
 from foreword.attention import cached, function, positions, recompute, virtual
 from foreword.attention.attachment import BACKENDS, Attachment
-from foreword.attention.call import AttentionCall, refuse_attentions
+from foreword.attention.call import AttentionCall
+from foreword.attention.entry import Entry, by_name, parameters_of
 from foreword.errors import AttachError, BatchMismatchError
 from foreword.prefix import KV, Prefix
 
 if TYPE_CHECKING:
-    from foreword.models.slots import ModelSlots, Stack
+    from foreword.models.slots import ModelSlots
 
 IMPLEMENTATION = function.IMPLEMENTATION
 _INJECTOR = "_foreword_injector"
@@ -52,7 +52,7 @@ class Injector:
         self._model.__dict__[_INJECTOR] = self
         for stack in self._slots.stacks:
             module = self._model.get_submodule(stack.path)
-            entry = _Entry(self, stack, module, self._slots)
+            entry = Entry(self, stack, module, self._slots)
             self._hooks.append(module.register_forward_pre_hook(entry.before, with_kwargs=True))
             if self._cached:
                 self._hooks.append(module.register_forward_hook(cached.put_back, with_kwargs=True))
@@ -106,7 +106,7 @@ class Injector:
 
     def _count_positions(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A model around the stack (text with pictures) counts positions itself, padding included: give it ours."""
-        arguments = _by_name(_parameters(module), args, kwargs)
+        arguments = by_name(parameters_of(module), args, kwargs)
         if self.current is not None and any(self.current.offsets) and arguments.get("position_ids") is None:
             arguments["position_ids"] = positions.counted(arguments)
         return (), arguments
@@ -140,74 +140,6 @@ class Injector:
                     self.remove()
 
 
-class _Entry:
-    """The pre-hook of one stack: positions, checkpointed layers, and the cache of the cache route."""
-
-    def __init__(self, injector: Injector, stack: Stack, module: nn.Module, slots: ModelSlots) -> None:
-        self._injector, self._stack, self._slots = injector, stack, slots
-        self._names = _parameters(module)
-        self._layers = recompute.candidates(module)
-        self._first = stack is slots.stacks[0]  # of an encoder–decoder the encoder, where prompts stand
-
-    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        attachment = self._injector.current
-        if attachment is None:
-            return args, kwargs
-        arguments = _by_name(self._names, args, kwargs)
-        refuse_attentions(arguments, getattr(module, "config", None))
-        self._injector.start_pass(attachment)
-        self._injector.past = positions.past_length(arguments)
-        if attachment.has_embeddings and self._first and not self._injector.past:
-            self._injector.require_virtual(arguments.get("input_ids"), attachment)
-        if attachment.packed is not None:
-            self._unpadded(module, arguments, attachment)
-        else:
-            self._positions(arguments, attachment)
-        if self._slots.route == "cache":
-            cached.put_prefix(module, arguments, attachment, self._slots)
-        elif not torch.compiler.is_compiling():  # also without gradients: layers checkpoint whenever they train
-            recompute.wrap(self._layers, self._injector, attachment)
-        return (), arguments
-
-    def _unpadded(self, module: nn.Module, arguments: dict[str, Any], attachment: Attachment) -> None:
-        """Positions begin anew in each packed row, and no mask is made: attention knows where the rows end."""
-        tokens, lengths = positions.tokens_of(arguments), attachment.packed.queries if attachment.packed else ()
-        if tokens is None or tuple(tokens.shape[:2]) != (1, sum(lengths)):
-            shape = None if tokens is None else tuple(tokens.shape[:2])
-            raise BatchMismatchError(
-                f"packed rows of {sum(lengths)} tokens are one row [1, {sum(lengths)}], got {shape}"
-            )
-        asked = arguments.get("use_cache")
-        if self._injector.past or (getattr(module.config, "use_cache", False) if asked is None else asked):
-            raise AttachError("packed rows share no cache; call the model with use_cache=False")
-        if arguments.get("attention_mask") is not None:
-            raise AttachError("packed rows take no attention_mask; their lengths say what a token sees")
-        placed = attachment.packed_positions(arguments.get("position_ids"), tokens.device)
-        if self._stack.position_limit is not None:
-            highest = max(attachment.offsets)
-            bound = max(lengths) + highest if arguments.get("position_ids") is None else 2**31
-            positions.check_limit(arguments, placed, self._stack.position_limit, bound, highest)
-        # a mask that is there already is passed on as it is; the attention function leaves it alone
-        arguments |= {"position_ids": placed, "attention_mask": placed.new_zeros((1, 1, 1, 1), dtype=torch.float32)}
-
-    def _positions(self, arguments: dict[str, Any], attachment: Attachment) -> None:
-        limit, tokens = self._stack.position_limit, positions.tokens_of(arguments)
-        highest = max(attachment.offsets)
-        # the cache route shows the prefix in the cache, where the model would count it
-        explicit = highest > 0 or (self._slots.route == "cache" and self._slots.explicit_positions)
-        if tokens is None or (limit is None and not explicit):
-            return
-        batch, n = tokens.shape[:2]
-        offsets = attachment.offset_tensor(batch, tokens.device)
-        keep_own = min(attachment.offsets) == 0 and not self._slots.counts_mask
-        shifted = positions.shifted_positions(arguments, offsets, keep_own) if explicit else None
-        if limit is not None and not torch.compiler.is_compiling():
-            bound = int(positions.past_length(arguments)) + n + highest
-            positions.check_limit(arguments, shifted, limit, bound, highest)
-        if shifted is not None and "position_ids" in self._names:
-            arguments["position_ids"] = shifted
-
-
 @contextmanager
 def attach(
     model: nn.Module,
@@ -218,8 +150,8 @@ def attach(
 ) -> Iterator[None]:
     """Attach `rows` (one prefix for all, or one entry per batch row) to `model` for the `with` block.
 
-    packed: tokens of each row, where the rows lie one behind another. An inner attach replaces the outer one until it ends. Raises `AttachError` if another thread has
-    something attached to the same model, or if the route can't serve the rows.
+    packed: tokens of each row, where the rows lie one behind another. An inner attach replaces the outer one until it ends.
+    Raises `AttachError` if another thread has something attached to the same model, or if the route can't serve the rows.
     """
     if slots.route == "cache":
         cached.require(slots, rows)
@@ -289,22 +221,13 @@ def capture(model: nn.Module, slots: ModelSlots, **inputs: Any) -> dict[str, KV]
     if slots.route == "cache":
         with attach(model, slots, [None]):
             return cached.capture(model, slots, inputs)
-    takes_cache = "use_cache" in _parameters(model)
+    takes_cache = "use_cache" in parameters_of(model)
     with attach(model, slots, [None]):
         attachment = model.__dict__[_INJECTOR].current
         attachment.captured = {}
         model(**inputs, **({"use_cache": False} if takes_cache else {}))
         captured: dict[str, KV] = attachment.captured
     return {slot.name: captured[slot.name] for slot in slots.slots if slot.name in captured}
-
-
-def _parameters(module: nn.Module) -> list[str]:
-    """The names of what `module`'s forward takes, in order."""
-    return list(inspect.signature(module.forward).parameters)
-
-
-def _by_name(names: list[str], args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    return dict(zip(names, args, strict=False)) | kwargs
 
 
 def _configs(stacks: list[nn.Module]) -> list[Any]:
