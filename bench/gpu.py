@@ -84,8 +84,7 @@ def parity(device: torch.device) -> dict[str, float]:
     given = [torch.randn(*shape, device=device, dtype=dtype, requires_grad=True) for shape in shapes]
     exact = [tensor.detach().double().cpu().requires_grad_() for tensor in given]
     call = AttentionCall(given[0], given[1], given[2], None, None, True, 0.125)
-    token = torch.arange(242, device=device)
-    uses = uses_of([torch.cat([token[:37], token[237:]]), token[37:237]], 242)
+    uses = uses_of([[*range(37), *range(237, 242)], range(37, 237)], 242, device)
     joined = join(uses, [KV(given[3], given[4]), KV(given[5], given[6])])
     output = two_part_attention(call, joined, backends.choose(call), Segments(lengths, lengths))
     pieces = [torch.split(tensor, lengths, 2) for tensor in exact[:3]]

@@ -75,8 +75,9 @@ CALLS = {
 
 
 def joined_of(rows, *pairs):
-    """(index tensor or None, keys and values) of each prefix, for a batch of `rows` rows; None for no prefix."""
-    return join(uses_of([index for index, _ in pairs], rows), [kv for _, kv in pairs]) if pairs else None
+    """(its rows or None, keys and values) of each prefix, for a batch of `rows` rows; None for no prefix."""
+    uses = uses_of([places for places, _ in pairs], rows, torch.device("cpu"))
+    return join(uses, [kv for _, kv in pairs]) if pairs else None
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -94,7 +95,7 @@ def test_two_parts_equal_concatenation(name, assignment) -> None:
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(7)).to(expected)
     wanted = torch.autograd.grad((expected * weight).sum(), inputs, allow_unused=True)
     groups = rows.groups(3, torch.device("cpu"))
-    joined = joined_of(3, *((group.rows, prefixes[group.prefix]) for group in groups))
+    joined = joined_of(3, *((group.places, prefixes[group.prefix]) for group in groups))
     for flash in {backends.choose(call), None}:
         output = two_part_attention(call, joined, flash)
         assert relative(output, expected) < TOLERANCE

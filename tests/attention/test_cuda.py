@@ -24,7 +24,9 @@ def test_flash_cuda_equals_the_reference(n) -> None:
     exact = [tensor.detach().double().cpu().requires_grad_() for tensor in inputs]
     calls = [AttentionCall(*parts[:3], None, None, n > 1, 0.125) for parts in (inputs, exact)]
     assert backends.choose(calls[0]) is backends.FLASH_CUDA
-    output = two_part_attention(calls[0], join(uses_of([None], 3), [KV(*inputs[3:])]), backends.FLASH_CUDA)
+    output = two_part_attention(
+        calls[0], join(uses_of([None], 3, torch.device("cuda")), [KV(*inputs[3:])]), backends.FLASH_CUDA
+    )
     expected = reference_attention(calls[1], [KV(*exact[3:])] * 3)
     assert relative(output.cpu(), expected) < 1e-2
     weight = torch.randn_like(expected)

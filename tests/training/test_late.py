@@ -10,6 +10,7 @@ from foreword.errors import NonFiniteError
 from foreword.tasks import lm
 from foreword.training import loop
 from foreword.training.late import reads_late
+from reads import Reads
 from tiny import relative, tiny_base
 from training_helpers import settings, write_rows
 
@@ -41,6 +42,19 @@ def test_the_run_is_the_same(rows, monkeypatch) -> None:
             assert one.get(name, 0.0) == pytest.approx(other.get(name, 0.0), rel=1e-5)
     for name, kv in found.prefix.slots.items():
         assert relative(kv.key.float(), plain.prefix.slots[name].key.float()) < 1e-3
+
+
+def test_no_step_waits(rows, late, monkeypatch) -> None:
+    real, counts = loop.Loop._update, []
+
+    def watched(self, number, examples):
+        with Reads() as reads:
+            real(self, number, examples)
+        counts.append(reads.count)
+
+    monkeypatch.setattr(loop.Loop, "_update", watched)
+    foreword.train(tiny_base(), settings(rows, "watched", steps=4, validate_every=4))
+    assert counts == [0] * 4
 
 
 def test_a_resumed_run_is_the_same_bit_for_bit(rows, late) -> None:

@@ -19,6 +19,7 @@ from foreword.attention.rows import RowMap
 from foreword.attention.segments import Segments
 from foreword.errors import AttachError
 from foreword.merges import Addition
+from foreword.placing import placed
 from foreword.prefix import EMBEDDINGS, KV, Prefix
 
 BACKENDS = ("auto", "math", "reference")
@@ -94,7 +95,7 @@ class Attachment:
             repeats = max(1, len(entries) // len(self.offsets))
             same = len(set(self.offsets)) == 1
             values = self.offsets[:1] if same else [offset for offset in self.offsets for _ in range(repeats)]
-            self._offset_tensors[batch, device] = torch.tensor(values, device=device).unsqueeze(1)
+            self._offset_tensors[batch, device] = placed(values, device).unsqueeze(1)
         return self._offset_tensors[batch, device]
 
     def packed_positions(self, given: Tensor | None, device: torch.device) -> Tensor:
@@ -104,8 +105,8 @@ class Attachment:
         if given is None:
             starts = [offset - first for offset, first in zip(offsets, accumulate(lengths, initial=0), strict=False)]
             given, offsets = torch.arange(sum(lengths), device=device).unsqueeze(0), starts
-        counts = torch.tensor(lengths, device=device)
-        return given + torch.tensor(offsets, device=device).repeat_interleave(counts, output_size=sum(lengths))
+        counts = placed(lengths, device)
+        return given + placed(offsets, device).repeat_interleave(counts, output_size=sum(lengths))
 
     def run(self, slot: str, call: AttentionCall) -> Tensor:
         """Attention output `[B, H, n, d_v]` of one slot."""
@@ -151,7 +152,7 @@ class Attachment:
             return None
         numbers = tuple(group.prefix for group in groups)
         if (numbers, rows, device) not in self._shared:  # slots share the order and its plans
-            self._shared[numbers, rows, device] = uses_of([group.rows for group in groups], rows)
+            self._shared[numbers, rows, device] = uses_of([group.places for group in groups], rows, device)
         uses = self._shared[numbers, rows, device]
         # a decoding step's plan, which a compiled one must find
         uses.plan(1, tuple(self.prefixes[number][slot].key.shape[1] for number in numbers))

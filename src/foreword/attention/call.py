@@ -46,8 +46,9 @@ class MaskCache:
             if len(self._known) >= 4:
                 del self._known[next(iter(self._known))]
             total, hidden = _additive(mask, bias, query, length, causal)
-            # mask and bias are kept so that their ids can't be reused
-            self._known[key] = ((mask, bias), total, hidden if hidden is not None and bool(hidden.any()) else None)
+            # looking costs a GPU more than the work it may save; mask and bias are kept so that their ids can't be reused
+            none = hidden is not None and hidden.device.type == "cpu" and not bool(hidden.any())
+            self._known[key] = ((mask, bias), total, None if none else hidden)
         return self._known[key][1:]
 
     def clear(self) -> None:

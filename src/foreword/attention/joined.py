@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foreword.attention.segments import Segments
+from foreword.placing import placed
 from foreword.prefix import KV
 
 
@@ -48,16 +49,14 @@ class Joined(NamedTuple):
     value: Tensor
 
 
-def uses_of(groups: Sequence[Tensor | None], rows: int) -> Uses:
-    """groups: the rows of each prefix, an index tensor, or None for every row; no row twice."""
-    if any(index is None for index in groups):
+def uses_of(groups: Sequence[Sequence[int] | None], rows: int, device: torch.device) -> Uses:
+    """groups: the rows of each prefix, or None for every row; no row twice."""
+    if any(places is None for places in groups):
         return Uses((rows,), None)
-    indices = [index for index in groups if index is not None]
-    counts = tuple(len(index) for index in indices)
-    order = torch.cat(indices) if indices else None
-    if order is not None and order.tolist() == list(range(rows)):
-        order = None
-    return Uses(counts, order)
+    lists = [places for places in groups if places is not None]
+    order = [row for places in lists for row in places]
+    in_place = order == list(range(rows))
+    return Uses(tuple(map(len, lists)), None if in_place or not order else placed(order, device))
 
 
 def join(uses: Uses, kvs: Sequence[KV]) -> Joined:

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from foreword.errors import BatchMismatchError
+from foreword.placing import placed
 from foreword.prefix import Prefix
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one batch that share a prefix. `rows` is an index tensor; None means every row."""
+    """Rows of one batch that share a prefix. rows: an index tensor; None means every row; places: the same on the host."""
 
     prefix: int
     rows: Tensor | None
+    places: tuple[int, ...] | None = None
 
 
 class RowMap:
@@ -61,7 +63,7 @@ class RowMap:
             return (Group(next(iter(rows)), None),)
         lengths = self.lengths or [0] * (max(rows, default=0) + 1)
         order = sorted(rows, key=lambda entry: (lengths[entry], len(rows[entry])))
-        return tuple(Group(entry, torch.tensor(rows[entry], device=device)) for entry in order)
+        return tuple(Group(entry, placed(rows[entry], device), tuple(rows[entry])) for entry in order)
 
 
 def side_by_side(rows: Sequence[Prefix | None]) -> list[int]:

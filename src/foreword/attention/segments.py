@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foreword.attention.backends import Cut, Flash, Part
+from foreword.placing import placed
 
 
 class Run(NamedTuple):
@@ -47,10 +48,7 @@ class Segments:
     def boundaries(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cumulative lengths of queries and keys, int32 `[segments + 1]`, as varlen kernels want them."""
         if device not in self._boundaries:
-            made = [
-                torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device)
-                for sizes in (self.queries, self.keys)
-            ]
+            made = [placed([0, *accumulate(sizes)], device, torch.int32) for sizes in (self.queries, self.keys)]
             self._boundaries[device] = made[0], made[1]
         return self._boundaries[device]
 

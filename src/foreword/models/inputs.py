@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foreword.errors import PrefixMismatchError, UnsupportedModelError
 from foreword.models.rendering import PLACE_ID
+from foreword.placing import placed
 from foreword.prefix import KV, Prefix
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def padded(base: Base, ids: Sequence[Ids], left: bool) -> dict[str, Tensor]:
         for row, gap in zip(ids, gaps, strict=True)
     ]
     return {
-        "input_ids": torch.tensor(filled, device=base.device),
-        "attention_mask": torch.tensor(shown, device=base.device),
+        "input_ids": placed(filled, base.device),
+        "attention_mask": placed(shown, base.device),
     }
 
 
@@ -110,7 +111,7 @@ def mean_embeddings(base: Base, prompts: Sequence[Ids]) -> Tensor:
     if vocabulary(base) == 0:
         raise UnsupportedModelError(f"{base.name} has no input embeddings to condition a prefix on")
     with torch.no_grad():
-        means = [table(torch.tensor([list(ids)], device=base.device))[0].float().mean(0) for ids in prompts]
+        means = [table(placed([list(ids)], base.device))[0].float().mean(0) for ids in prompts]
     return torch.stack(means)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from foreword.data.examples import text_problem
 from foreword.errors import ConfigError, DataError
 from foreword.models.rendering import Renderer
+from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings
 
@@ -36,7 +37,7 @@ class Classification(Task):
 
     def losses(self, prefix: Prefix | None, items: Sequence[Any]) -> Tensor:
         logits = self.logits(prefix, items)
-        wanted = torch.tensor([item.label for item in items], device=logits.device)
+        wanted = placed([item.label for item in items], logits.device)
         return F.cross_entropy(logits, wanted, reduction="none")
 
     def measure(

@@ -25,6 +25,7 @@ from foreword.errors import ConfigError, UnsupportedModelError
 from foreword.models import Base
 from foreword.models.inputs import padded, ready
 from foreword.models.rendering import Renderer
+from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.tasks.base import Measured, Progress, Task, TaskSettings, one_or_each, summed_loss
 from foreword.tasks.head_loss import head_losses, plain
@@ -125,7 +126,7 @@ def _packed(examples: Sequence[Example], ids: Sequence[tuple[int, ...]], base: B
     lengths = tuple(len(row) for row in ids)
     starts = accumulate(lengths, initial=0)
     first = [start + len(example.prompt_ids) - 1 for start, example in zip(starts, examples, strict=False)]
-    together = torch.tensor([[token for row in ids for token in row]], device=base.device)
+    together = placed([[token for row in ids for token in row]], base.device)
     return replace(_batch(examples, {"input_ids": together}, first, base.device), packed=lengths)
 
 
@@ -149,7 +150,7 @@ def _batch(examples: Sequence[Example], inputs: dict[str, Tensor], first: list[i
         targets += example.target_ids
         positions += range(begin, begin + len(example.target_ids))
         rows += [row] * len(example.target_ids)
-    made = [torch.tensor(part, device=device) for part in (targets, positions, rows)]
+    made = [placed(part, device) for part in (targets, positions, rows)]
     return Batch(inputs, made[0], made[1], made[2])
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from foreword.data.examples import text_problem
 from foreword.errors import ConfigError
 from foreword.models import Base
+from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.settings import check_types
 from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
@@ -102,7 +103,7 @@ class QuestionAnswering(Task):
         found = pieces(self.head(torch.cat(states)), [len(item.prompt_ids) for item in items])
         return [
             scores.T.masked_fill(
-                torch.tensor([span is None for span in item.spans], device=scores.device), float("-inf")
+                placed([span is None for span in item.spans], scores.device), float("-inf")
             )
             for scores, item in zip(found, items, strict=True)
         ]
@@ -110,7 +111,7 @@ class QuestionAnswering(Task):
     def losses(self, prefix: Prefix | None, items: Sequence[Span]) -> Tensor:
         """The mean of begin's and end's, `[B]`."""
         losses = [
-            F.cross_entropy(scores, torch.tensor([item.begin, item.end], device=scores.device))
+            F.cross_entropy(scores, placed([item.begin, item.end], scores.device))
             for scores, item in zip(self.logits(prefix, items), items, strict=True)
         ]
         return torch.stack(losses)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from foreword.errors import ConfigError, DataError
 from foreword.models import Base
+from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
 from foreword.tasks.classify import accuracy, in_batches
@@ -100,7 +101,7 @@ class TokenClassification(Task):
 
     def losses(self, prefix: Prefix | None, items: Sequence[Tagged]) -> Tensor:
         logits = self.logits(prefix, items)
-        wanted = torch.tensor([tag for item in items for tag in item.tags], device=logits.device)
+        wanted = placed([tag for item in items for tag in item.tags], logits.device)
         return F.cross_entropy(logits, wanted, reduction="none")
 
     def measure(

@@ -25,6 +25,7 @@ from foreword.data.examples import Example
 from foreword.errors import ConfigError
 from foreword.models import Base
 from foreword.models.inputs import padded
+from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.settings import check_types
 from foreword.tasks.base import TaskSettings, attached, pieces
@@ -153,7 +154,7 @@ class Verbalizer(LabelledTexts):
                 positions = self._places(inputs, mask) + torch.arange(len(inputs), device=base.device) * inputs.shape[1]
             with only_at(base.model, positions):
                 logits: Tensor = base.model(**arguments).logits[0]
-        words = torch.tensor([word[0] for words in self._words for word in words], device=base.device)
+        words = placed([word[0] for words in self._words for word in words], base.device)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return torch.log_softmax(wide, -1).index_select(1, words)
 
