@@ -193,8 +193,11 @@ def test_calls_without_virtual_tokens_are_refused() -> None:
     made = base.inputs([[5, 6, 7]], prefix)
     with base.attach(None), pytest.raises((AttachError, IndexError)):
         base.model(**made.tensors)
-    with base.attach([None, prefix]), pytest.raises(AttachError, match="a row has virtual tokens, but no prefix"):
+    with base.attach([None, prefix]), pytest.raises(AttachError, match="row 0 has virtual tokens, but no prefix"):
         base.model(torch.cat([made.tensors["input_ids"]] * 2))
+    one_more = torch.cat([made.tensors["input_ids"], made.tensors["input_ids"].amax() + torch.ones(1, 1).long()], 1)
+    with base.attach(prefix), pytest.raises(AttachError, match=r"row 0 has virtual token (\d+), but its prefix has \1"):
+        base.model(one_more)
 
 
 @pytest.mark.parametrize("kind", ["gemma4_text", "whisper", "vit", "clip_vision_model"])

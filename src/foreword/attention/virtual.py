@@ -8,12 +8,14 @@ virtual ids get their row's learned embeddings.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from foreword.errors import AttachError
+from foreword.placing import placed
 
 if TYPE_CHECKING:
     from foreword.attention.attachment import Attachment
@@ -31,10 +33,17 @@ class VirtualTokens:
         """Remember the ids and give the table ones it has."""
         attachment, ids = self._injector.current, args[0]
         self._ids = None
-        if attachment is None or not attachment.has_embeddings or not bool((ids >= self._size).any()):
+        if attachment is None or not attachment.has_embeddings:
+            return None
+        virtual, number = ids >= self._size, ids - self._size
+        beyond = virtual & (number >= prompts_of(attachment, ids).length)
+        some, wrong = torch.stack([virtual.any(), beyond.any()]).tolist()  # read once
+        if wrong:
+            raise _nothing_there(attachment, beyond, number)
+        if not some:
             return None
         self._ids = ids
-        return (ids.masked_fill(ids >= self._size, 0), *args[1:])
+        return (ids.masked_fill(virtual, 0), *args[1:])
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Put the learned embeddings where virtual ids stood."""
@@ -42,22 +51,41 @@ class VirtualTokens:
         if attachment is None or ids is None:
             return output
         self._ids = None
-        rows = attachment.rows.expand(ids.shape[0])
-        for row in range(ids.shape[0]):
-            places = (ids[row] >= self._size).nonzero()[:, 0]
-            if len(places):
-                learned = _of_row(attachment, rows[row], ids[row, places] - self._size).to(output)
-                output = output.index_put((torch.full_like(places, row), places), learned)
-        return output
+        prompts, virtual = prompts_of(attachment, ids), ids >= self._size
+        places = (prompts.first + ids - self._size).masked_fill(~virtual, 0)
+        learned = prompts.table.to(output).index_select(0, places.flatten()).view(*ids.shape, -1)
+        return torch.where(virtual.unsqueeze(-1), learned, output)
 
 
-def _of_row(attachment: Attachment, row: int | None, numbers: Tensor) -> Tensor:
-    prompt = None if row is None else attachment.embeddings[row]
+class Prompts(NamedTuple):
+    """table `[Σ m, width]`: the prompts of an attachment, one behind another. first, length `[B, 1]`: where in it each row's
+    begins, and its virtual tokens; 0 of them where a row has no prompt."""
+
+    table: Tensor
+    first: Tensor
+    length: Tensor
+
+
+def prompts_of(attachment: Attachment, ids: Tensor) -> Prompts:
+    prompts = [prompt for prompt in attachment.embeddings if prompt is not None]
+    sizes = [0 if prompt is None else len(prompt) for prompt in attachment.embeddings]
+    starts = list(accumulate(sizes, initial=0))
+    rows = attachment.rows.expand(ids.shape[0])
+    first = placed([[0 if row is None else starts[row]] for row in rows], ids.device)
+    length = placed([[0 if row is None else sizes[row]] for row in rows], ids.device)
+    return Prompts(prompts[0] if len(prompts) == 1 else torch.cat(prompts), first, length)
+
+
+def _nothing_there(attachment: Attachment, beyond: Tensor, number: Tensor) -> AttachError:
+    row, column = (int(index) for index in beyond.nonzero()[0])
+    prefix = attachment.rows.expand(number.shape[0])[row]
+    prompt = None if prefix is None else attachment.embeddings[prefix]
     if prompt is None:
-        raise AttachError("a row has virtual tokens, but no prefix that is inserted among the embeddings")
-    if int(numbers.max()) >= prompt.shape[0]:
-        raise AttachError(f"a row has virtual token {int(numbers.max())}, but its prefix has {prompt.shape[0]}")
-    return prompt.to(numbers.device)[numbers]
+        return AttachError(
+            f"row {row} has virtual tokens, but no prefix that is inserted among the embeddings; "
+            "make its inputs with base.inputs(texts, prefixes)"
+        )
+    return AttachError(f"row {row} has virtual token {int(number[row, column])}, but its prefix has {len(prompt)}")
 
 
 def require_virtual(ids: Tensor, size: int, attachment: Attachment) -> None:

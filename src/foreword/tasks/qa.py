@@ -102,9 +102,7 @@ class QuestionAnswering(Task):
         states = own_states(self.base, prefix, [item.prompt_ids for item in items])
         found = pieces(self.head(torch.cat(states)), [len(item.prompt_ids) for item in items])
         return [
-            scores.T.masked_fill(
-                placed([span is None for span in item.spans], scores.device), float("-inf")
-            )
+            scores.T.masked_fill(placed([span is None for span in item.spans], scores.device), float("-inf"))
             for scores, item in zip(found, items, strict=True)
         ]
 
