@@ -7,7 +7,8 @@ towards inputs only, on real tokens alone, with the loss at target positions alo
 rows: each round is a block of batches, which Foreword takes sorted by length within the block, as its training does, and
 PEFT in random order, as Transformers' Trainer does. `times` is a block's seconds over the limit's, medians of the rounds.
 Peak memory is of a process of its own, above the loaded model. Adapter-hub's `adapters` needs Transformers 4.57: it works in a
-process with an interpreter of its own, `--adapters`, which `make bench` sets up; without one it is left out.
+process with an interpreter of its own, `--adapters`, which `make bench` sets up, beside the limit alone; without one it is left
+out.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,9 @@ def main() -> int:
     results = Results(arguments.out, {"machine": machine(), "batch": BATCH, "length": LENGTH})
     for name in arguments.data:
         if f"{name}, limit" not in results.rows:
-            times(base, data, name, arguments, results)
+            times(base, data, name, arguments.rounds, results)
+        if arguments.adapters and f"{name}, {elsewhere.NAME}" not in results.rows:
+            times_elsewhere(base, data, name, arguments.rounds, arguments.adapters, results)
         for who in NAMES[:-1]:
             results.cell(f"{name}, {who}, memory", partial(megabytes, name, who))
     for line in table(results.rows, arguments.data):
@@ -68,31 +70,35 @@ def step_of(base: foreword.Base, who: str) -> Step:
     return contenders.peers(who, LENGTH)[1]
 
 
-def times(base: foreword.Base, data: str, name: str, arguments: argparse.Namespace, results: Results) -> None:
-    rounds, size = arguments.rounds, BATCH * BLOCK[name]
-    rows = contenders.examples_of(base, data, name, "train", (rounds + 1) * size)
+def times(base: foreword.Base, data: str, name: str, rounds: int, results: Results) -> None:
+    rows = contenders.examples_of(base, data, name, "train", (rounds + 1) * BATCH * BLOCK[name])
     steps = {who: step_of(base, who) for who in NAMES[:-1]}
-    with ExitStack() as stack:
-        other: Elsewhere | None = None
-        if arguments.adapters:
-            other = stack.enter_context(Elsewhere(base, arguments.adapters, LENGTH))
-            steps[elsewhere.NAME] = other
-        runs = {who: _blocks(step, rows, size, in_order=who in PEERS) for who, step in steps.items()}
-        clocks = {elsewhere.NAME: other.clock} if other else {}
-        found = interleaved({who: partial(next, run) for who, run in runs.items()}, rounds, clocks=clocks)
-    targets = sum(len(row.target_ids) for row in rows[size:]) / rounds
-    for who, seconds in found.items():
-        wall = seconds["wall"] / BLOCK[name]
-        ratios = {
-            "times": seconds["wall"] / found["limit"]["wall"],
-            "cpu_times": seconds["cpu"] / found["limit"]["cpu"],
-        }
-        results.put(
-            f"{name}, {who}",
-            seconds | {"wall": wall} | ratios | {"tokens_per_second": targets / seconds["wall"]},
-        )
-    if other:
+    found = interleaved({who: _run(who, step, rows, name) for who, step in steps.items()}, rounds)
+    for who in found:
+        put(results, name, who, found, rows)
+
+
+def times_elsewhere(base: foreword.Base, data: str, name: str, rounds: int, python: str, results: Results) -> None:
+    """adapters beside the limit alone: two processes with every contender's memory would not fit 24 GB."""
+    rows = contenders.examples_of(base, data, name, "train", (rounds + 1) * BATCH * BLOCK[name])
+    with Elsewhere(base, python, LENGTH) as other:
+        steps = {"limit": step_of(base, "limit"), elsewhere.NAME: other}
+        runs = {who: _run(who, step, rows, name) for who, step in steps.items()}
+        put(results, name, elsewhere.NAME, interleaved(runs, rounds, clocks={elsewhere.NAME: other.clock}), rows)
         results.put(f"{name}, {elsewhere.NAME}, memory", {"megabytes": other.megabytes})
+
+
+def put(results: Results, name: str, who: str, found: dict[str, dict[str, Any]], rows: Sequence[Example]) -> None:
+    """A contender's cell: seconds of a step, and ratios to the limit of its own run."""
+    seconds, limit, size = found[who], found["limit"], BATCH * BLOCK[name]
+    targets = sum(len(row.target_ids) for row in rows[size:]) / seconds["rounds"]
+    ratios = {"times": seconds["wall"] / limit["wall"], "cpu_times": seconds["cpu"] / limit["cpu"]}
+    more = {"wall": seconds["wall"] / BLOCK[name], "tokens_per_second": targets / seconds["wall"]}
+    results.put(f"{name}, {who}", seconds | more | ratios)
+
+
+def _run(who: str, step: Step, rows: Sequence[Example], name: str) -> Callable[[], None]:
+    return partial(next, _blocks(step, rows, BATCH * BLOCK[name], in_order=who in PEERS))
 
 
 def _blocks(step: Step, rows: Sequence[Example], size: int, in_order: bool) -> Iterator[None]:
