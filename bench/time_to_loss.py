@@ -29,8 +29,8 @@ from harness import interleaved
 from results import Results, data_folder, machine
 
 RATES, BATCH = (6e-4, 6e-3, 6e-2), 8
-PEER_STEPS, FIRST, STEPS = 200, 60, (35, 100, 160)
-WARMUP = {35: 3}  # of ours; 10 of more steps, as PEFT's have them
+PEER_STEPS, FIRST, STEPS = 200, 60, (30, 100, 160)
+WARMUP = {30: 3}  # of ours; 10 of more steps, as PEFT's have them
 BEST = {"direct": 6e-2, "mlp": 6e-4}  # of RATES, from bench/methods.py
 PEERS = ("peft prefix", "peft prefix, text")
 
