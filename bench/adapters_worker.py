@@ -4,7 +4,7 @@
 
 FOLDER holds the base as Transformers saves it. Every line read is a batch, a JSON list of rows {"input_ids",
 "attention_mask", "labels"}; each is answered with one line of JSON once the update is done, {"loss", "megabytes"}: peak memory
-above the loaded model. Reads no module that needs foreword. `contenders.Elsewhere` is the other end.
+above the loaded model. Reads no module that needs foreword. `elsewhere.Elsewhere` is the other end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from harness import PeakMemory
+from harness import PeakMemory, padded
 
 
 def main() -> int:
@@ -70,15 +70,6 @@ def trainer_of(model: Any) -> Any:
     made = AdapterTrainer(model=model, args=settings, data_collator=padded)
     made.current_gradient_accumulation_steps = 1  # as its loop sets it
     return made
-
-
-def padded(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    width = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
-    return {
-        name: torch.tensor([[*row[name], *[pad] * (width - len(row[name]))] for row in rows])
-        for name, pad in fill.items()
-    }
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from foreword.methods.base import Start
 from foreword.models.rendering import Renderer
 from foreword.tasks.head_loss import head_losses
 from foreword.tasks.lm import collate, only_at, target_losses
+from harness import padded
 
 TEMPLATES = {"e2e": "{input}\nDescription:", "java-csharp": "{input}\nC#:"}
 PEERS = ("peft prefix", "peft prefix, text", "peft lora")
@@ -83,13 +84,7 @@ def peft_step(base: foreword.Base, length: int) -> Step:
     optimizer = torch.optim.AdamW(learned, lr=1e-4, weight_decay=0.0)
 
     def step(examples: Sequence[Example]) -> None:
-        width = max(row.num_tokens for row in examples)
-        rows = [features(row) for row in examples]
-        fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
-        inputs = {
-            name: torch.tensor([[*row[name], *[pad] * (width - len(row[name]))] for row in rows], device=base.device)
-            for name, pad in fill.items()
-        }
+        inputs = padded([features(row) for row in examples], base.device)
         model(**inputs).loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()

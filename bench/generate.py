@@ -5,8 +5,9 @@
 SmolLM2-135M in float32, E2E prompts padded on the left, greedy, every row to the end; one interleaved run for each number of
 tasks. Contenders: the base without any prefix; Foreword with a prefix for each task in one batch; PEFT's prefix tuning,
 which has one active adapter, its tasks one after another; PEFT's LoRA (r=8, all linear layers) in one batch with
-`adapter_names`; and for `--compiled` numbers of tasks Foreword with a static cache under `torch.compile`. Prefixes have 32 virtual tokens, or 16 to 256 in turn (`mixed`). KB: keys and values of prefixes that
-attention reads, Foreword's counted in the attachment, PEFT's expanded to its rows.
+`adapter_names`; and for `--compiled` numbers of tasks Foreword with a static cache under `torch.compile`. Prefixes have 32
+virtual tokens, or 16 to 256 in turn (`mixed`). KB: keys and values of prefixes that attention reads, Foreword's counted in the
+attachment, PEFT's expanded to its rows.
 """
 
 from __future__ import annotations

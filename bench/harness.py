@@ -8,9 +8,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 Timed = Callable[[], None]
 Clock = Callable[[], float]  # CPU seconds so far
@@ -40,6 +42,16 @@ def summary(wall: list[float], cpu: list[float]) -> dict[str, Any]:
         "cpu": statistics.median(cpu), "cpu_spread": [min(cpu), max(cpu)],
         "rounds": len(wall),
     }  # fmt: skip
+
+
+def padded(rows: Sequence[Mapping[str, list[int]]], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Rows {"input_ids", "attention_mask", "labels"} padded on the right to the longest."""
+    width = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    return {
+        name: torch.tensor([[*row[name], *[pad] * (width - len(row[name]))] for row in rows], device=device)
+        for name, pad in fill.items()
+    }
 
 
 class PeakMemory:

@@ -27,31 +27,26 @@ class VirtualTokens:
 
     def __init__(self, injector: Injector, table: Any) -> None:
         self._injector, self._size = injector, int(table.num_embeddings)
-        self._ids: Tensor | None = None
+        self._found: tuple[Tensor, Prompts] | None = None  # from before to after the table
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Remember the ids and give the table ones it has."""
         attachment, ids = self._injector.current, args[0]
-        self._ids = None
-        if attachment is None or not attachment.has_embeddings:
+        self._found = None
+        if attachment is None or not attachment.has_embeddings or not bool((virtual := ids >= self._size).any()):
             return None
-        virtual, number = ids >= self._size, ids - self._size
-        beyond = virtual & (number >= prompts_of(attachment, ids).length)
-        some, wrong = torch.stack([virtual.any(), beyond.any()]).tolist()  # read once
-        if wrong:
+        prompts, number = prompts_of(attachment, ids), ids - self._size
+        if bool((beyond := virtual & (number >= prompts.length)).any()):
             raise _nothing_there(attachment, beyond, number)
-        if not some:
-            return None
-        self._ids = ids
+        self._found = ids, prompts
         return (ids.masked_fill(virtual, 0), *args[1:])
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Put the learned embeddings where virtual ids stood."""
-        attachment, ids = self._injector.current, self._ids
-        if attachment is None or ids is None:
+        if self._found is None:
             return output
-        self._ids = None
-        prompts, virtual = prompts_of(attachment, ids), ids >= self._size
+        (ids, prompts), self._found = self._found, None
+        virtual = ids >= self._size
         places = (prompts.first + ids - self._size).masked_fill(~virtual, 0)
         learned = prompts.table.to(output).index_select(0, places.flatten()).view(*ids.shape, -1)
         return torch.where(virtual.unsqueeze(-1), learned, output)
