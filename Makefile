@@ -51,7 +51,7 @@ build: $(READY)
 
 # results go to runs/bench, and a bench goes on where it stopped; OUT=bench/results are those of the docs
 bench: $(READY) $(VENV)/.bench $(VENV)/adapters/.ready
-	$(BIN)/python bench/train.py --rounds 2 --adapters $(VENV)/adapters/bin/python --out $(OUT)/train.json
+	$(BIN)/python bench/train.py --rounds 3 --adapters $(VENV)/adapters/bin/python --out $(OUT)/train.json
 	$(BIN)/python bench/generate.py --rounds 1 --out $(OUT)/generate.json
 	$(BIN)/python bench/pool.py --out $(OUT)/pool.json
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foreword.attention import segments
+from foreword.attention import decoding, segments
 from foreword.attention.backends import Flash, Part, math_part
 from foreword.attention.call import NEG_INF, AttentionCall
 from foreword.attention.joined import Joined, Plan, put, take
@@ -57,6 +57,8 @@ def two_part_attention(
         output: Tensor = TwoPart.apply(  # type: ignore[no-untyped-call]
             call, flash, plan, packed, call.query, call.key, call.value, call.sinks, *kv
         )
+    elif joined is not None and plan is not None and packed is None and decoding.fits(call, flash, plan):
+        output = decoding.attend(call, plan.segments, joined.key, joined.value)
     else:
         output = _two_parts(call, flash, plan, packed, *kv).output
     return output[..., :value_width]

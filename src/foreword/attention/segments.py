@@ -64,7 +64,7 @@ def forward(
     if flash.varlen is not None:
         return flash.varlen.forward(query, key, value, segments.cut(query.device), causal, scale)
     parts = [
-        flash.forward(_queries(query, run), _keys(key, run), _keys(value, run), None, causal, scale)
+        flash.forward(_queries(query, run), keys_of(key, run), keys_of(value, run), None, causal, scale)
         for run in segments.runs
     ]
     output = [_joined(part.output) for part in parts]
@@ -89,7 +89,7 @@ def backward(
     found = []
     for run in segments.runs:
         own = Part(_queries(part.output, run), _queries(part.lse, run))
-        given = _queries(grad, run), _queries(query, run), _keys(key, run), _keys(value, run)
+        given = _queries(grad, run), _queries(query, run), keys_of(key, run), keys_of(value, run)
         found.append([_joined(piece) for piece in flash.backward(*given, own, None, causal, scale)])
     dq, dk, dv = ([pieces[index] for pieces in found] for index in range(3))
     return _cat(dq), _cat(dk), _cat(dv)
@@ -99,7 +99,8 @@ def _queries(tensor: Tensor, run: Run) -> Tensor:
     return _cut(tensor, run.number, run.queries, run.first_query)
 
 
-def _keys(tensor: Tensor, run: Run) -> Tensor:
+def keys_of(tensor: Tensor, run: Run) -> Tensor:
+    """The keys (or values) `[1, H_kv, M, d]` of a run's segments: a view `[number, H_kv, keys, d]`."""
     return _cut(tensor, run.number, run.keys, run.first_key)
 
 

@@ -1,0 +1,52 @@
+"""A decoding step on CPU: one query per row, both parts and their merge where the kernel wrote them, without copies.
+
+The same as `merge`, whose parity tests hold it to the reference: α = sigmoid(lse_P − lse_local). Without a gradient the
+merged log-sum-exp is not needed, so none is made.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foreword.attention.backends import FLASH_CPU, Flash
+from foreword.attention.call import NEG_INF, AttentionCall
+from foreword.attention.joined import Plan
+from foreword.attention.segments import Segments, keys_of
+
+
+def fits(call: AttentionCall, flash: Flash, plan: Plan | None) -> bool:
+    """Whether `attend` computes `call`, of rows that aren't packed: rows sorted by prefix, heads that see the same keys."""
+    same_for_all = call.mask is None or call.mask.shape[1] == 1
+    plain = not call.causal and call.sinks is None
+    return (
+        flash is FLASH_CPU and call.query.shape[2] == 1 and same_for_all and plain
+        and plan is not None and plan.order is None
+    )  # fmt: skip
+
+
+def attend(call: AttentionCall, segments: Segments, pk: Tensor, pv: Tensor) -> Tensor:
+    """Output `[B, H, 1, d]`. segments: rows and virtual tokens of each prefix; pk, pv: theirs, `[H_kv, M, d]`.
+
+    Heads that share keys are queries of one head, and so are the rows that share a prefix.
+    """
+    batch, heads, _, width = call.query.shape
+    shared = call.key.shape[1]
+    query = call.query.reshape(batch, shared, heads // shared, width)
+    mask = None if call.mask is None else call.mask.expand(-1, -1, heads // shared, -1)
+    local, lse = FLASH_CPU.forward(query, call.key, call.value, mask, False, call.scale)
+    if call.hidden is not None:  # the kernel reports 0 for a query that sees no key
+        lse = lse.masked_fill(call.hidden.expand(batch, heads, 1).reshape(query.shape[:3]), NEG_INF)
+    output = local.contiguous()  # as the kernel writes it
+    for run in segments.runs:
+        rows = slice(run.first_query, run.first_query + run.number * run.queries)
+        cut = (run.number, run.queries, *query.shape[1:3])  # [prefixes, rows, H_kv, heads of each]
+        own = query[rows].view(*cut, width).transpose(1, 2)
+        part = FLASH_CPU.forward(
+            own.flatten(2, 3), keys_of(pk[None], run), keys_of(pv[None], run), None, False, call.scale
+        )
+        alpha = torch.sigmoid(part.lse.view(own.shape[:4]).transpose(1, 2) - lse[rows].view(cut))
+        output[rows].view(*cut, width).lerp_(
+            part.output.reshape(own.shape).transpose(1, 2), alpha.unsqueeze(-1).to(output.dtype)
+        )
+    return output.view(batch, heads, 1, width)
