@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,8 @@ from harness import interleaved
 from results import Results, data_folder, machine
 
 RATES, BATCH = (6e-4, 6e-3, 6e-2), 8
-PEER_STEPS, FIRST, STEPS = 200, 60, (30, 100, 160, 200)
+PEER_STEPS, FIRST, STEPS = 200, 60, (40, 80, 150)
 CLOSE = 0.05  # nats behind the best of the first steps, within which a rate goes on
-WARMUP = {30: 3}  # of ours; 10 of more steps, as PEFT's have them
 BEST = {"direct": 6e-2, "mlp": 6e-4}  # of RATES, from bench/methods.py
 PEERS = ("peft prefix", "peft prefix, text")
 
@@ -98,13 +98,16 @@ def peft(
 
 
 def ours(base: foreword.Base, data: str, name: str, length: int, steps: int, text: str) -> dict[str, Any]:
+    """All of the peers' rows, in an order of its own."""
     training, validation = contenders.data_of(data, "e2e")
     method = name.split()[-1]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, open(training, encoding="utf-8") as lines:
+        rows = Path(folder, "rows.jsonl")
+        rows.write_text("".join(islice(lines, PEER_STEPS * BATCH)), encoding="utf-8")
         config = foreword.TrainConfig(
-            data=training, validation=validation, template=contenders.TEMPLATES["e2e"], method=method, lr=BEST[method],
+            data=str(rows), validation=validation, template=contenders.TEMPLATES["e2e"], method=method, lr=BEST[method],
             length=length, steps=steps, batch_size=BATCH, validate_every=10, checkpoint_every=steps, trackers=(),
-            output=f"{folder}/run", init_text=text, warmup=WARMUP.get(steps, 10),
+            output=f"{folder}/run", init_text=text, warmup=min(10, steps // 10),
         )  # fmt: skip
         history = foreword.train(base, config).history
     curve = {row["step"]: row["validation_loss"] for row in history if "validation_loss" in row}

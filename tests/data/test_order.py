@@ -36,3 +36,6 @@ def test_seeds_and_epochs_differ_and_lengths_are_grouped() -> None:
     assert one != second
     padding = sum(max(lengths[row] for row in batch) * len(batch) for batch in one) / sum(lengths)
     assert padding < 1.1  # at random it would be about 1.9
+    mixed = list(islice(batches(lengths, 8, 0, window=1), 16))
+    assert sorted(row for batch in mixed for row in batch) == list(range(128))
+    assert all(len({lengths[row] for row in batch}) == 2 for batch in mixed)

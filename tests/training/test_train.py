@@ -226,8 +226,9 @@ def test_global_random_state_is_left_alone(rows) -> None:
 def test_learning_rate_schedule() -> None:
     linear = [learning_rate(step, 10, 1.0, 2, 0.1, "linear") for step in range(1, 11)]
     assert linear[:2] == [0.5, 1.0]
-    assert linear[-1] == pytest.approx(0.1)
-    assert linear[5] == pytest.approx(0.1 + 0.9 * (1 - 4 / 8))
-    assert learning_rate(6, 10, 1.0, 2, 0.1, "cosine") == pytest.approx(0.55)
+    assert linear[-1] == pytest.approx(0.1 + 0.9 / 9)
+    assert linear[5] == pytest.approx(0.1 + 0.9 * (1 - 4 / 9))
+    assert learning_rate(10, 10, 1.0, 2, 0.0, "linear") == pytest.approx(1 / 9), "the last update would be lost"
+    assert learning_rate(6, 9, 1.0, 2, 0.1, "cosine") == pytest.approx(0.55)
     assert learning_rate(10, 10, 1.0, 2, 0.1, "constant") == 1.0
-    assert learning_rate(1, 1, 1.0, 0, 0.1, "linear") == pytest.approx(0.1)
+    assert learning_rate(1, 1, 1.0, 0, 0.1, "linear") == pytest.approx(0.55)

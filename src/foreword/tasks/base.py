@@ -129,6 +129,11 @@ class Task(ABC):
             return BadRow(row.file, row.line, problem)
         return item
 
+    def pads(self, items: Sequence[Any], inserted: bool) -> bool:
+        """Whether batches of `items` have padding, which rows of like length have least of. inserted: the prefix is
+        inserted among the embeddings."""
+        return True
+
     def units(self, item: Any) -> int:
         """How many losses an item has."""
         return 1

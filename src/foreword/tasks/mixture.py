@@ -62,6 +62,10 @@ class Mixture(Task):
     def item(self, fields: Mapping[str, Any], where: str) -> str:
         raise NotImplementedError("a mixture's tasks read their own rows")
 
+    def pads(self, items: Sequence[Part], inserted: bool) -> bool:
+        of = {name: [part.item for part in items if part.task == name] for name in self.tasks}
+        return any(task.pads(of[name], inserted) for name, task in self.tasks.items())
+
     def losses(self, prefix: Prefix | None, items: Sequence[Part]) -> Tensor:
         """One loss per row, the mean of its own."""
         losses: list[Tensor | None] = [None] * len(items)

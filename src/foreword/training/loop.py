@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from foreword.config import TrainConfig
-from foreword.data.order import batches
 from foreword.errors import InterruptedRunError, NonFiniteError
 from foreword.methods import Producer
 from foreword.models.lora import save_lora
@@ -27,7 +26,7 @@ from foreword.training.checkpoint import Progress, load_checkpoint, prune, save_
 from foreword.training.folder import RunFolder
 from foreword.training.late import Later, Unread, guard, reads_late
 from foreword.training.processes import Processes
-from foreword.training.rows import Rows
+from foreword.training.rows import Rows, order_of
 from foreword.training.schedule import learning_rate
 from foreword.training.signals import WATCHED, Signals
 
@@ -96,8 +95,7 @@ class Loop:
     def run(self) -> None:
         """All remaining updates."""
         config, first = self._config, self.progress.step
-        lengths = [example.num_tokens for example in self._examples]
-        order = batches(lengths, config.batch_size, config.seed, start=first)
+        order = order_of(self._task, self._examples, config, first)
         with checkpointed_layers(self._base, config.activation_checkpointing):
             for step, indices in zip(range(first + 1, self._total + 1), order, strict=False):
                 if self._out_of_patience():

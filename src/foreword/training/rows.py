@@ -9,9 +9,10 @@ from typing import Any
 
 from foreword.config import DataConfig, TrainConfig
 from foreword.data import BadRow
-from foreword.data.order import HELD_OUT, held_out
+from foreword.data.order import HELD_OUT, WINDOW, batches, held_out
 from foreword.data.readers import Row, read_rows
 from foreword.errors import ConfigError
+from foreword.methods import METHODS
 from foreword.models import Base
 from foreword.settings import build
 from foreword.tasks import Mixture, Task, make_task, settings_of
@@ -107,6 +108,13 @@ class _Fields:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (row.fields for row in read_rows(self._source) if isinstance(row, Row))
+
+
+def order_of(task: Task, items: list[Any], config: TrainConfig, start: int) -> Iterator[list[int]]:
+    """Indices of the rows of batch `start`, `start + 1`, … without end."""
+    inserted = METHODS[config.method].merge(task.base.model) == "embedding"
+    window = WINDOW if task.pads(items, inserted) else 1
+    return batches([item.num_tokens for item in items], config.batch_size, config.seed, start, window)
 
 
 def digest(items: list[Any]) -> str:

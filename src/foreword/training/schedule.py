@@ -7,11 +7,11 @@ import math
 
 def learning_rate(step: int, total: int, peak: float, warmup: int, final: float, kind: str) -> float:
     """Rate of update `step` (1-based) of `total`: linear warm-up over `warmup` updates to `peak`, then
-    linear, cosine or no decay to `final` · peak at the last update."""
+    linear, cosine or no decay towards `final` · peak, which the update after the last one would have: with 0 none is lost."""
     if step <= warmup:
         return peak * step / warmup
     if kind == "constant":
         return peak
-    done = (step - warmup) / max(1, total - warmup)
+    done = (step - warmup) / (total - warmup + 1)
     share = 1 - done if kind == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return peak * (final + (1 - final) * share)
