@@ -19,7 +19,7 @@ def trained(tmp_path_factory):
     for kind, changes in (("llama", {}), ("mistral", {"sliding_window": 8})):
         base = tiny_base(kind, **changes)
         for name in METHODS:
-            config = settings(rows, f"{kind}-{name}", method=name, options=OPTIONS.get(name, {}), steps=6, lr=0.02)
+            config = settings(rows, f"{kind}-{name}", method=name, options=OPTIONS.get(name, {}), steps=12, lr=0.05)
             made[kind, name] = foreword.train(base, config)
     return rows, made
 
