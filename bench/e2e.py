@@ -102,10 +102,10 @@ def peft(base: foreword.Base, data: str, arguments: argparse.Namespace) -> dict[
     model = get_peft_model(own.model, config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=PEER_RATE, weight_decay=0.0)
     start = _peft_loss(model, held_out)
-    order = batches([example.num_tokens for example in training], 16, seed)
+    order = batches([example.num_tokens for example in training], 16, seed, window=1)  # as packed rows come
     for step, chosen in zip(range(1, arguments.steps + 1), order, strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, arguments.steps, PEER_RATE, 10, 0.1, "linear")
+            group["lr"] = learning_rate(step, arguments.steps, PEER_RATE, 10, foreword.TrainConfig.final_lr, "linear")
         model(**_peft_batch([training[row] for row in chosen])).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

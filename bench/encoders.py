@@ -159,7 +159,7 @@ def fit(task: Task, items: list[Any], groups: list[dict[str, Any]], steps: int) 
     order = batches([item.num_tokens for item in items], BATCH, 0)
     for step, chosen in zip(range(1, steps + 1), order, strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, group["peak"], WARMUP, 0.1, "linear")
+            group["lr"] = learning_rate(step, steps, group["peak"], WARMUP, foreword.TrainConfig.final_lr, "linear")
         optimizer.zero_grad()
         task.losses(None, [items[index] for index in chosen]).mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
