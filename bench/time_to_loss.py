@@ -107,7 +107,7 @@ def ours(base: foreword.Base, data: str, name: str, length: int, steps: int, tex
         config = foreword.TrainConfig(
             data=str(rows), validation=validation, template=contenders.TEMPLATES["e2e"], method=method, lr=BEST[method],
             length=length, steps=steps, batch_size=BATCH, validate_every=10, checkpoint_every=steps, trackers=(),
-            output=f"{folder}/run", init_text=text, warmup=min(10, steps // 10),
+            output=f"{folder}/run", init_text=text, warmup=min(10, steps // 10), final_lr=0.0,  # as Trainer's
         )  # fmt: skip
         history = foreword.train(base, config).history
     curve = {row["step"]: row["validation_loss"] for row in history if "validation_loss" in row}

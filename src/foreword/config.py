@@ -99,7 +99,7 @@ class TrainConfig(DataConfig):
     lr: float | None = None
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
     warmup: int = 10
-    final_lr: float = 0.0
+    final_lr: float = 0.1
     weight_decay: float = 0.0
     clip: float = 1.0
     seed: int = 0
