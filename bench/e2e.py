@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 import foreword
+from contenders import features
 from foreword.data import Example, load_examples
 from foreword.data.order import batches
 from foreword.models.rendering import Renderer
 from foreword.training.schedule import learning_rate
+from harness import padded
 from results import data_folder, machine
 
 TEMPLATE = "{input}\nDescription:"
@@ -106,23 +108,11 @@ def peft(base: foreword.Base, data: str, arguments: argparse.Namespace) -> dict[
     for step, chosen in zip(range(1, arguments.steps + 1), order, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments.steps, PEER_RATE, 10, foreword.TrainConfig.final_lr, "linear")
-        model(**_peft_batch([training[row] for row in chosen])).loss.backward()
+        model(**padded([features(training[row]) for row in chosen])).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
     return {"name": "peft", "lr": PEER_RATE, "seed": seed, "start": start, "end": _peft_loss(model, held_out)}  # fmt: skip
-
-
-def _peft_batch(examples: list[Example]) -> dict[str, torch.Tensor]:
-    width = max(example.num_tokens for example in examples)
-    ids = torch.zeros(len(examples), width, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for row, example in enumerate(examples):
-        head, size = len(example.prompt_ids), example.num_tokens
-        ids[row, :size] = torch.tensor([*example.prompt_ids, *example.target_ids])
-        mask[row, :size] = 1
-        labels[row, head:size] = torch.tensor(example.target_ids)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 @torch.no_grad()
@@ -131,7 +121,7 @@ def _peft_loss(model: Any, examples: list[Example]) -> float:
     for start in range(0, len(examples), 16):
         chosen = examples[start : start + 16]
         tokens = sum(len(example.target_ids) for example in chosen)
-        total += float(model(**_peft_batch(chosen)).loss) * tokens
+        total += float(model(**padded([features(row) for row in chosen])).loss) * tokens
         count += tokens
     return total / count
 

@@ -65,17 +65,24 @@ class Flash:
 
 
 def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Part:
-    groups, same_for_all = q.shape[1] // k.shape[1], mask is None or (mask.shape[1] == 1 and q.shape[2] == 1)
-    if groups > 1 and q.shape[2] <= FEW and same_for_all and not causal:
-        return _grouped(q, k, v, mask, groups, scale)
+    same_for_all = mask is None or (mask.shape[1] == 1 and q.shape[2] == 1)
+    if q.shape[1] > k.shape[1] and q.shape[2] <= FEW and same_for_all and not causal:
+        return _grouped(q, k, v, mask, scale)
     return Part(*aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=mask, scale=scale))
 
 
-def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, groups: int, scale: float) -> Part:
-    """The heads that share keys as so many queries of one head: fewer and larger products, each key read once."""
+def sharing_keys(q: Tensor, mask: Tensor | None, shared: int) -> tuple[Tensor, Tensor | None]:
+    """The heads that share one of `shared` heads of keys as so many queries of one head, with their mask: fewer and larger
+    products, each key read once. A view where there is one query; several have no mask."""
     batch, heads, n, width = q.shape
-    few = q.reshape(batch, heads // groups, groups * n, width)  # a view where n is 1
-    shown = None if mask is None else mask.expand(-1, -1, groups, -1)
+    groups = heads // shared
+    few = q.reshape(batch, shared, groups * n, width)
+    return few, None if mask is None else mask.expand(-1, -1, groups, -1)
+
+
+def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Part:
+    batch, heads, n, _ = q.shape
+    few, shown = sharing_keys(q, mask, k.shape[1])
     part = _cpu_forward(few, k, v, shown, False, scale)
     return Part(part.output.reshape(batch, heads, n, -1), part.lse.reshape(batch, heads, n))
 

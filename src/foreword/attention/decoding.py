@@ -9,20 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foreword.attention.backends import FLASH_CPU, Flash
+from foreword.attention.backends import FLASH_CPU, Flash, sharing_keys
 from foreword.attention.call import NEG_INF, AttentionCall
 from foreword.attention.joined import Plan
 from foreword.attention.segments import Segments, keys_of
 
 
-def fits(call: AttentionCall, flash: Flash, plan: Plan | None) -> bool:
+def fits(call: AttentionCall, flash: Flash, plan: Plan) -> bool:
     """Whether `attend` computes `call`, of rows that aren't packed: rows sorted by prefix, heads that see the same keys."""
     same_for_all = call.mask is None or call.mask.shape[1] == 1
     plain = not call.causal and call.sinks is None
-    return (
-        flash is FLASH_CPU and call.query.shape[2] == 1 and same_for_all and plain
-        and plan is not None and plan.order is None
-    )  # fmt: skip
+    return flash is FLASH_CPU and call.query.shape[2] == 1 and same_for_all and plain and plan.order is None
 
 
 def attend(call: AttentionCall, segments: Segments, pk: Tensor, pv: Tensor) -> Tensor:
@@ -31,9 +28,7 @@ def attend(call: AttentionCall, segments: Segments, pk: Tensor, pv: Tensor) -> T
     Heads that share keys are queries of one head, and so are the rows that share a prefix.
     """
     batch, heads, _, width = call.query.shape
-    shared = call.key.shape[1]
-    query = call.query.reshape(batch, shared, heads // shared, width)
-    mask = None if call.mask is None else call.mask.expand(-1, -1, heads // shared, -1)
+    query, mask = sharing_keys(call.query, call.mask, call.key.shape[1])
     local, lse = FLASH_CPU.forward(query, call.key, call.value, mask, False, call.scale)
     if call.hidden is not None:  # the kernel reports 0 for a query that sees no key
         lse = lse.masked_fill(call.hidden.expand(batch, heads, 1).reshape(query.shape[:3]), NEG_INF)
