@@ -78,7 +78,7 @@ class LanguageModelling(Task):
 
     def pads(self, items: Sequence[Example], inserted: bool) -> bool:
         longest = max((item.num_tokens for item in items), default=0)
-        return inserted or not self.settings.packing or not packs(self.base, longest - 1)
+        return inserted or not self.settings.packing or longest - 1 > self.base.model_slots.packing_limit
 
     def units(self, item: Example) -> int:
         return len(item.target_ids)
@@ -120,15 +120,10 @@ def collate(examples: Sequence[Example], base: Base, packing: bool = False) -> B
         return _two_sided(examples, base)
     width = max(example.num_tokens for example in examples) - 1
     ids = [(*example.prompt_ids, *example.target_ids)[:-1] for example in examples]
-    if packing and packs(base, width):
+    if packing and width <= base.model_slots.packing_limit:
         return _packed(examples, ids, base)
     first = [row * width + len(example.prompt_ids) - 1 for row, example in enumerate(examples)]
     return _batch(examples, {"input_ids": padded(base, ids, left=False)["input_ids"]}, first, base.device)
-
-
-def packs(base: Base, width: int) -> bool:
-    """Whether `base` allows rows of up to `width` tokens to be packed."""
-    return not base.model.config.is_encoder_decoder and width <= base.model_slots.packing_limit
 
 
 def _packed(examples: Sequence[Example], ids: Sequence[tuple[int, ...]], base: Base) -> Batch:
