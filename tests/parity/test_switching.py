@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounter
 from transformers import StaticCache
 
 from foreword.errors import AttachError, BatchMismatchError, PrefixMismatchError
-from parity_helpers import CONTROL
+from parity_helpers import CONTROL, TOLERANCE
 from tiny import relative, tiny_base, trained_like
 
 
@@ -74,7 +74,7 @@ def test_compiled_decoding_is_one_graph_for_all_prefixes_of_a_shape(kind) -> Non
     compiled = torch.compile(base.model.__call__, backend=counter, fullgraph=True, dynamic=False)
     for rows, graphs in ((a, 1), (b, 1), ([a, a, b, c], 2), ([b, b, a, c], 2), (a, 2)):
         expected = decode(base, rows, base.model)
-        assert torch.equal(decode(base, rows, compiled), expected)
+        assert relative(decode(base, rows, compiled), expected) < TOLERANCE / 10  # some CPUs round another way
         assert counter.frame_count == graphs
         assert relative(decode(base, None, base.model), expected) > CONTROL
     torch._dynamo.reset()
