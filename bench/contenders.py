@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 import foreword
-from foreword.data import Example, load_examples
+from foreword.data import Example, Reading
 from foreword.methods import METHODS
 from foreword.methods.base import Start
-from foreword.models.rendering import Renderer
+from foreword.tasks import LanguageModelling, TaskSettings
 from foreword.tasks.head_loss import head_losses
 from foreword.tasks.lm import collate, only_at, target_losses
 from harness import padded
@@ -32,9 +32,8 @@ Step = Callable[[Sequence[Example]], None]
 
 def examples_of(base: foreword.Base, data: str, name: str, split: str, limit: int, longest: int = 512) -> list[Example]:
     """The first `limit` rows of at most `longest` tokens."""
-    renderer = Renderer(base.tokenizer, TEMPLATES[name])
-    file = f"{data}/{name}/{split}.jsonl"
-    rows, _ = load_examples(file, renderer, max_tokens=longest, max_bad_rows=10**9, limit=limit)
+    task = LanguageModelling(base, TaskSettings(TEMPLATES[name]))
+    rows, _ = task.load(f"{data}/{name}/{split}.jsonl", Reading(max_tokens=longest, max_bad_rows=10**9, limit=limit))
     return rows
 
 

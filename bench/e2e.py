@@ -21,9 +21,9 @@ import torch
 
 import foreword
 from contenders import features
-from foreword.data import Example, load_examples
+from foreword.data import Example, Reading
 from foreword.data.order import batches
-from foreword.models.rendering import Renderer
+from foreword.tasks import LanguageModelling, TaskSettings
 from foreword.training.schedule import learning_rate
 from harness import padded
 from results import data_folder, machine
@@ -96,9 +96,9 @@ def peft(base: foreword.Base, data: str, arguments: argparse.Namespace) -> dict[
 
     seed = arguments.seeds[0]
     torch.manual_seed(seed)
-    renderer = Renderer(base.tokenizer, TEMPLATE)
-    training, _ = load_examples(f"{data}/train.jsonl", renderer)
-    held_out, _ = load_examples(f"{data}/valid.jsonl", renderer, limit=96)
+    task = LanguageModelling(base, TaskSettings(TEMPLATE))
+    training, _ = task.load(f"{data}/train.jsonl", Reading())
+    held_out, _ = task.load(f"{data}/valid.jsonl", Reading(limit=96))
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=arguments.length)
     own = foreword.load("smollm2-135m", device="cpu")  # PEFT changes the model it is given
     model = get_peft_model(own.model, config)

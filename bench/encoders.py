@@ -26,9 +26,10 @@ import torch
 
 import bases
 import foreword
+from foreword.data import Reading
 from foreword.data.order import batches
 from foreword.evaluation import evaluate_items
-from foreword.tasks import Task, TaskSettings, make_task
+from foreword.tasks import Measuring, Task, TaskSettings, make_task
 from foreword.training.schedule import learning_rate
 from results import Results, data_folder, machine
 
@@ -141,15 +142,15 @@ def without_prefix(
     made = make_task(own, task, TaskSettings())
     with open(files[0], encoding="utf-8") as handle:
         made.learn([json.loads(line) for line in handle])
-    training, _ = made.load(files[0], max_tokens=256, max_bad_rows=100)
-    held_out, _ = made.load(files[1], max_tokens=256, max_bad_rows=100)
+    training, _ = made.load(files[0], Reading(max_tokens=256, max_bad_rows=100))
+    held_out, _ = made.load(files[1], Reading(max_tokens=256, max_bad_rows=100))
     groups = [{"params": list(made.head.parameters()), "peak": HEAD_RATE}]
     if rate:
         own.model.requires_grad_(True).train()
         groups.append({"params": list(own.model.parameters()), "peak": rate})
     fit(made, training, groups, steps)
     own.model.requires_grad_(False).eval()
-    found = evaluate_items(made, held_out, None, made.metrics, 64).metrics
+    found = evaluate_items(made, held_out, None, made.metrics, Measuring(64)).metrics
     return found, sum(parameter.numel() for group in groups for parameter in group["params"])
 
 

@@ -23,8 +23,8 @@ import torch
 
 import contenders
 import foreword
-from foreword.models.generation import generate_ids
-from foreword.models.inputs import padded
+from foreword.base.generation import generate_ids
+from foreword.base.inputs import padded
 from harness import interleaved
 from results import Results, data_folder, machine
 
@@ -102,9 +102,8 @@ def held(base: foreword.Base, rows: list[foreword.Prefix]) -> int:
     ids = torch.zeros(len(rows), 1, dtype=torch.long)
     with torch.no_grad(), base.attach(list(rows)):
         base.model(input_ids=ids)
-        attachment: Any = base.model.__dict__["_foreword_injector"].current
-        parts = attachment._joined.values()
-        storages = [tensor.untyped_storage() for part in parts for tensor in (part.key, part.value)]
+        attachment: Any = base.model.__dict__["_foreword_injector"].state.current
+        storages = [tensor.untyped_storage() for pair in attachment._laid_out.values() for tensor in pair]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 

@@ -28,10 +28,10 @@ import foreword
 from contenders import Step, ours, peft_step, the_limit
 from foreword.attention import backends
 from foreword.attention.call import AttentionCall
-from foreword.attention.joined import join, uses_of
 from foreword.attention.merge import two_part_attention
 from foreword.attention.reference import reference_attention
 from foreword.attention.segments import Segments
+from foreword.attention.sharing import RowMap, Shared, laid_out
 from foreword.data import Example
 from foreword.prefix import KV
 from foreword.training.activations import checkpointed_layers
@@ -84,9 +84,9 @@ def parity(device: torch.device) -> dict[str, float]:
     given = [torch.randn(*shape, device=device, dtype=dtype, requires_grad=True) for shape in shapes]
     exact = [tensor.detach().double().cpu().requires_grad_() for tensor in given]
     call = AttentionCall(given[0], given[1], given[2], None, None, True, 0.125)
-    uses = uses_of([[*range(37), *range(237, 242)], range(37, 237)], 242, device)
-    joined = join(uses, [KV(given[3], given[4]), KV(given[5], given[6])])
-    output = two_part_attention(call, joined, backends.choose(call), Segments(lengths, lengths))
+    plan = RowMap([0] * 37 + [1] * 200 + [0] * 5).plan((0, 1), (48, 17), 242, 1, device)
+    shared = Shared(plan, *laid_out([given[3], given[5]], [given[4], given[6]]))
+    output = two_part_attention(call, shared, backends.choose(call), Segments(lengths, lengths))
     pieces = [torch.split(tensor, lengths, 2) for tensor in exact[:3]]
     kvs = [KV(exact[3], exact[4]), KV(exact[5], exact[6]), KV(exact[3], exact[4])]
     own = [

@@ -24,8 +24,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import foreword
+from foreword.base.cache import growing_cache
 from foreword.data import Example
-from foreword.models.cache import growing_cache
 from foreword.tasks import TaskSettings, make_task
 from harness import PeakMemory
 from results import Results, machine
@@ -128,7 +128,7 @@ def training(point: Point) -> Callable[[], None]:
 
 def replace_tokenizer(base: foreword.Base) -> foreword.Base:
     """A task wants a tokenizer, though these rows need none."""
-    from foreword.models import load
+    from foreword.base import load
 
     base.tokenizer = base.tokenizer or load("smollm2-135m", device="cpu").tokenizer
     return base

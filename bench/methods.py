@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 import foreword
-from foreword.init import starting_point
+from foreword.init import Beginning, starting_point
 from foreword.methods import METHODS
 from foreword.tasks import TaskSettings, make_task
 from results import Results, data_folder, machine
@@ -131,7 +131,7 @@ class Bench:
         items, _ = task.load(
             f"{self.data}/valid.jsonl", max_tokens=None, max_bad_rows=0, limit=self.arguments.batch_size
         )
-        start = starting_point(foreword.TrainConfig(length=32), self.base, items)
+        start = starting_point(self.base, items, Beginning(length=32))
         producers = {}
         for name in self.arguments.methods:
             method = METHODS[name]

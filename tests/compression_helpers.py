@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import foreword
+from foreword.base import Base
 from foreword.compression.data import recorded_settings
 from foreword.config import CompressConfig
-from foreword.models import Base
 from foreword.prefix import Prefix
 from training_helpers import settings, write_rows
 

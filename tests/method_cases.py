@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from foreword.init.text import token_prefix
+from foreword.base import Base
+from foreword.base.compose import token_prefix
 from foreword.methods import METHODS, Producer, Start, get_method
-from foreword.models import Base
 from foreword.prefix import Prefix
 from tiny import tiny_base, trained_like
 
@@ -56,7 +56,7 @@ def run_rows(base: Base, rows: Any, batch: dict, backend: str = "auto", side: st
     tensors = made.tensors
     tensors["position_ids"] = (tensors["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     if side == "right":
-        from foreword.models.inputs import padded, ready
+        from foreword.base.inputs import padded, ready
 
         tensors = padded(base, ready(base, [None] * len(ids), ids)[1], left=False)
     with base.attach(made.rows, backend=backend):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from foreword.models import Base
+from foreword.base import Base
 from foreword.prefix import KV, Prefix
 from tiny import BOTH, ENCODERS, EOS, PAD, VISION, random_batch
 

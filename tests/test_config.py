@@ -44,7 +44,7 @@ def test_a_number_that_yaml_takes_for_text(tmp_path) -> None:
         ({"length": "8"}, "length: must be a whole number, not '8'"),
         ({"length": True}, "length: must be a whole number"),
         ({"lr": 0.0}, "lr: must be above 0"),
-        ({"lr": float("nan")}, "lr: must be above 0"),
+        ({"lr": float("nan")}, "lr: must be a finite number above 0"),
         ({"scheduler": "sawtooth"}, "scheduler: must be one of linear, cosine, constant"),
         ({"accumulation": 20, "batch_size": 4}, "accumulation: 20 parts"),
         ({"init": "prefix"}, "init_prefix: init 'prefix' needs"),

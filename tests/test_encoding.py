@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from foreword.compression.forms import PLAIN, Compressed, Student
 from foreword.compression.int8 import Int8, encode, int8_form
 from foreword.compression.svd import Svd
-from foreword.encoding import MOST, Encoded
 from foreword.errors import PrefixError, PrefixFormatError
-from foreword.format import TENSORS, content_digest, read_manifest
 from foreword.prefix import KV, Prefix
+from foreword.prefix.encoding import MOST, Encoded
+from foreword.prefix.stored import TENSORS, read_manifest
 from test_prefix import BASE, assert_same, edit, small
 
 FORMS = {"int8": Int8(), "svd": Svd(2), "plain": PLAIN}
@@ -60,7 +60,7 @@ def test_manifest_names_the_encoding_and_the_digest_is_of_the_decoded(tmp_path, 
     entry = manifest["slots"]["decoder.1"]["value"]
     assert entry == {"shape": [2, 6, 4], "dtype": "float16", "encoding": kind} | ({"rank": 2} if kind == "svd" else {})
     plain = made.prefix.save(tmp_path / "plain")
-    assert manifest["digest"] == content_digest(made.prefix) == read_manifest(plain)["digest"]
+    assert manifest["digest"] == made.prefix.digest == read_manifest(plain)["digest"]
     assert read_manifest(plain)["version"] == 1
     assert "encoding" not in json.dumps(read_manifest(plain))
 

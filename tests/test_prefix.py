@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from foreword.errors import PrefixError, PrefixFormatError, PrefixMismatchError, StorageError, WeightsMismatchWarning
-from foreword.format import MANIFEST, TENSORS, content_digest
 from foreword.prefix import KV, Fingerprint, Prefix
+from foreword.prefix.stored import MANIFEST, TENSORS
 from tiny import tiny_base, trained_like
 
 BASE = Fingerprint("LlamaForCausalLM", "llama", 64, 3, 260, weights="sha256:00", source="tiny")
@@ -91,7 +91,7 @@ def test_a_folder_with_another_manifest_is_not_ours_to_replace(tmp_path) -> None
 
 def test_a_failed_save_leaves_the_old_prefix(tmp_path, monkeypatch) -> None:
     small(3).save(tmp_path / "p")
-    monkeypatch.setattr("foreword.format.save_file", _disk_full)
+    monkeypatch.setattr("foreword.prefix.stored.save_file", _disk_full)
     with pytest.raises(StorageError, match="No space"):
         small(5).save(tmp_path / "p")
     assert Prefix.load(tmp_path / "p").length == 3
@@ -218,9 +218,9 @@ def test_extra_tensors_are_those_of_the_merge(merge) -> None:
 
 def test_digest_depends_on_content_alone() -> None:
     prefix = small()
-    assert content_digest(prefix) == content_digest(prefix.with_record("mlp", {"other": 1}))
-    assert content_digest(prefix) != content_digest(Prefix(prefix.slots, 4, BASE))
-    assert content_digest(prefix) != content_digest(prefix.to(torch.float16))
+    assert prefix.digest == prefix.with_record("mlp", {"other": 1}).digest
+    assert prefix.digest != Prefix(prefix.slots, 4, BASE).digest
+    assert prefix.digest != prefix.to(torch.float16).digest
 
 
 def test_from_kv_and_from_text() -> None:

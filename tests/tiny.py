@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from foreword.models import Base
+from foreword.base import Base
 from foreword.prefix import KV, Prefix
 
 VOCAB = 260

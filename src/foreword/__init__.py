@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from foreword._version import __version__
 
 if TYPE_CHECKING:
-    from foreword.compose import average, concat
+    from foreword.base import Base, load
+    from foreword.base.compose import average, concat
     from foreword.compression import CompressResult, compress
     from foreword.config import CompressConfig, EvalConfig, TrainConfig
     from foreword.errors import ForewordError
     from foreword.evaluation import evaluate
-    from foreword.models import Base, load
     from foreword.prefix import Fingerprint, Prefix
     from foreword.store import PrefixPool
     from foreword.training import TrainResult, train
 
 _HOME = {
-    "Base": "foreword.models",
+    "Base": "foreword.base",
     "CompressConfig": "foreword.config",
     "CompressResult": "foreword.compression",
     "EvalConfig": "foreword.config",
@@ -33,11 +33,11 @@ _HOME = {
     "PrefixPool": "foreword.store",
     "TrainConfig": "foreword.config",
     "TrainResult": "foreword.training",
-    "average": "foreword.compose",
+    "average": "foreword.base.compose",
     "compress": "foreword.compression",
-    "concat": "foreword.compose",
+    "concat": "foreword.base.compose",
     "evaluate": "foreword.evaluation",
-    "load": "foreword.models",
+    "load": "foreword.base",
     "train": "foreword.training",
 }
 

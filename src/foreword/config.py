@@ -1,133 +1,185 @@
-"""Settings: one frozen dataclass per verb, read from TOML, YAML or JSON, checked once, saved with the result."""
+"""The settings of each verb: read from TOML, YAML, JSON or flags, checked once, saved with the result."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from foreword.errors import ConfigError
-from foreword.settings import at_least, check_types
+from foreword.settings import check, setting
 
 DEFAULT_MODEL = "smollm2-135m"
+TEXT_METRICS = ("bleu", "chrf", "rouge_l", "exact_match")
+METRICS = ("loss", "perplexity", *TEXT_METRICS, "accuracy", "macro_f1", "entity_f1", "f1")
+Dtype = Literal["float32", "bfloat16", "float16"]
+BASE, DATA, MODEL, METHOD, START, STEPS, SAVING, MEASURE, PICK = (
+    "base", "data", "task", "prefix", "start", "optimisation", "run", "measuring", "choice",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What training and evaluation share about data.
+    """What all verbs that read rows share; docs/settings.md lists every setting."""
 
-    model: hub id, folder, GGUF file or bundled name. data: JSONL, CSV, TSV, Parquet, a Datasets folder,
-    or a Datasets id with an optional split after a colon (`org/name:train`).
-    task, task_options: what is asked of the model (`foreword.tasks.TASKS`), and its own settings.
-    template: the whole prompt with {field} in it; None: the tokenizer's chat template if there is one,
-    else the bare input. max_bad_rows: above this many bad rows the run stops before it starts.
-    input_field, target_field: None: the task's own (input and target, text and label, …).
-    quantise: frozen weights in fewer bits; lora: folder of a PEFT adapter on the base (see `foreword.load`).
-    max_tokens: longest row (prompt and target); None: what the model's positions allow.
-    """
-
-    data: str = ""
-    model: str = DEFAULT_MODEL
-    task: str = "lm"
-    task_options: Mapping[str, Any] = field(default_factory=dict)
-    template: str | None = None
-    input_field: str | None = None
-    target_field: str | None = None
-    max_bad_rows: int = 0
-    max_tokens: int | None = None
-    batch_size: int = 16
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    quantise: Literal["int8", "bnb-8bit", "bnb-4bit"] | None = None
-    lora: str | None = None
-    device: str = "auto"
+    data: str = setting(
+        "", group=DATA, of_data=True, per_task=True,
+        help="Rows: JSONL, CSV, TSV, Parquet, a Datasets folder, or a Datasets id (org/name:split).",
+    )  # fmt: skip
+    model: str = setting(
+        DEFAULT_MODEL, group=BASE, help="Base model: hub id, folder, .gguf file, or the bundled smollm2-135m."
+    )
+    task: str = setting(
+        "lm", group=MODEL, per_task=True,
+        help="What is asked: lm, seq-cls, token-cls, multiple-choice, qa or verbalizer.",
+    )  # fmt: skip
+    task_options: Mapping[str, Any] = setting(
+        factory=dict, group=MODEL, per_task=True, flag="--task-option", metavar="NAME=VALUE",
+        help="A setting of the task, for instance 'words={good: [great, fine], bad: terrible}'.",
+    )  # fmt: skip
+    template: str | None = setting(
+        group=DATA, of_data=True, per_task=True,
+        help=r"The whole prompt, with {field} for a row's field; \n is a new line. "
+        "Without it: the model's chat template if there is one, else the bare input.",
+    )  # fmt: skip
+    input_field: str | None = setting(
+        group=DATA, of_data=True, per_task=True, help="The input's field. Without it: the task's own (input, text, …)."
+    )
+    target_field: str | None = setting(
+        group=DATA, of_data=True, per_task=True,
+        help="The target's field. Without it: the task's own (target, label, …).",
+    )  # fmt: skip
+    max_bad_rows: int = setting(
+        0, group=DATA, of_data=True, least=0, free_on_resume=True,
+        help="Bad rows allowed; each is reported and left out. More than that stop the run before it starts.",
+    )  # fmt: skip
+    max_tokens: int | None = setting(
+        group=DATA, of_data=True, least=1,
+        help="Longest row, prompt and target together. Without it: what the model's positions allow.",
+    )  # fmt: skip
+    batch_size: int = setting(16, group=STEPS, of_data=True, least=1, help="Rows at once, or per optimizer step.")
+    dtype: Dtype = setting("float32", group=BASE, help="How the base's weights are held.")
+    quantise: Literal["int8", "bnb-8bit", "bnb-4bit"] | None = setting(
+        group=BASE, help="Frozen weights in fewer bits: int8 (torchao), bnb-8bit or bnb-4bit (CUDA)."
+    )
+    lora: str | None = setting(group=BASE, help="Folder of a PEFT LoRA to put on the base.")
+    device: str = setting("auto", group=BASE, free_on_resume=True, help="cpu, cuda, cuda:N or auto.")
 
     def __post_init__(self) -> None:
-        check_types(self)
-        at_least(self, 0, "max_bad_rows")
-        at_least(self, 1, "batch_size", "max_tokens")
+        check(self)
 
 
 @dataclass(frozen=True)
 class TrainConfig(DataConfig):
-    """One training run.
+    """One training run; docs/settings.md lists every setting."""
 
-    validation: held-out rows; None: up to 96 rows, at most a tenth, are taken from the data.
-    validation_rows: how many of its first rows are used; None: all.
-    method, length, options: the parameterisation, virtual tokens, and the method's own settings.
-    init: text, vocab, labels (the words of the classes), mean (every virtual token the mean of words' embeddings),
-    random or prefix. init_text: the text (or the words for vocab and mean; None: the first training rows, or the most
-    frequent words). init_prefix: the folder of the prefix to go on from.
-    steps: optimizer steps; None: as many as `epochs` over the data.
-    batch_size: rows per optimizer step; accumulation: the parts each batch is computed in.
-    lr: peak learning rate; None: the method's own default. warmup: steps of linear warm-up. decay to
-    `final_lr` × lr by `scheduler`. clip: largest gradient norm. patience: validations without
-    improvement before stopping; None: never. validate_every, checkpoint_every: in steps; None: a
-    tenth of the run. keep_checkpoints: newest ones kept.
-    packing: lay a batch's rows one behind another without padding, where task (lm) and base allow it.
-    shard_base: under `accelerate launch`, spread the frozen weights over the processes (FSDP2).
-    train: what learns, where the base carries a LoRA: the prefix, the LoRA (the prefix stays as it
-    starts), or both. lora_lr: the LoRA's peak learning rate.
-    prefix_dtype: how the finished prefix is stored.
-    slots: which slots take a prefix (`decoder.0-5`, `cross`, `encoder.3`); none: all that the task uses.
-    lengths: fewer virtual tokens for some of them, by the same patterns. frozen_tokens: so many first virtual tokens
-    stay as they start. dropout: share of virtual tokens left out of each training step.
-    head_lr: a head's peak learning rate. init_head: the folder of a trained head to go on from.
-    mixture: several data sets for one prefix, each with a head of its own: name → its settings (task, task_options,
-    data, validation, template, input_field, target_field); data and validation are then left empty.
-    output: run folder; None: a new numbered one in runs/. resume: a run folder or checkpoint to go on from.
-    """
-
-    validation: str | None = None
-    validation_rows: int | None = 96
-    method: str = "direct"
-    length: int = 32
-    options: Mapping[str, Any] = field(default_factory=dict)
-    slots: tuple[str, ...] = ()
-    lengths: Mapping[str, Any] = field(default_factory=dict)
-    frozen_tokens: int = 0
-    dropout: float = 0.0
-    head_lr: float = 1e-3
-    init_head: str | None = None
-    mixture: Mapping[str, Any] = field(default_factory=dict)
-    init: Literal["text", "vocab", "labels", "mean", "random", "prefix"] = "text"
-    init_text: str | None = None
-    init_prefix: str | None = None
-    steps: int | None = None
-    epochs: float = 3.0
-    accumulation: int = 1
-    lr: float | None = None
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: int = 10
-    final_lr: float = 0.1
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    seed: int = 0
-    mixed_precision: Literal["no", "bf16"] = "no"
-    activation_checkpointing: bool = False
-    packing: bool = True
-    shard_base: bool = False
-    train: Literal["prefix", "lora", "both"] = "prefix"
-    lora_lr: float = 2e-4
-    patience: int | None = None
-    validate_every: int | None = None
-    checkpoint_every: int | None = None
-    keep_checkpoints: int = 2
-    prefix_dtype: Literal["float32", "bfloat16", "float16"] = "float16"
-    trackers: tuple[str, ...] = ("tensorboard",)
-    output: str | None = None
-    resume: str | None = None
+    validation: str | None = setting(
+        group=DATA, of_data=True, per_task=True,
+        help="Held-out rows. Without it: up to 96 rows, at most a tenth, of the data.",
+    )  # fmt: skip
+    validation_rows: int | None = setting(
+        96, group=DATA, of_data=True, least=1, help="How many of the held-out rows are used, the first; null: all."
+    )
+    method: str = setting(
+        "direct", group=METHOD, help="How the prefix is parameterised; foreword methods lists the ways."
+    )
+    length: int = setting(32, group=METHOD, least=1, help="Virtual tokens.")
+    options: Mapping[str, Any] = setting(
+        factory=dict, group=METHOD, flag="--option", metavar="NAME=VALUE",
+        help="A setting of the method, for instance hidden=256.",
+    )  # fmt: skip
+    objective: str = setting("cross-entropy", group=STEPS, help="What is minimised.")
+    slots: tuple[str, ...] = setting(
+        (), group=METHOD,
+        help="Which attention layers take a prefix: decoder.0-5, cross, encoder.3; may be repeated. "
+        "Without it: all that the task uses.",
+    )  # fmt: skip
+    lengths: Mapping[str, Any] = setting(
+        factory=dict, group=METHOD, flag="--lengths", metavar="SLOTS=TOKENS",
+        help="Fewer virtual tokens for some slots, for instance decoder.0-5=8.",
+    )  # fmt: skip
+    frozen_tokens: int = setting(0, group=METHOD, least=0, help="So many first virtual tokens stay as they start.")
+    dropout: float = setting(
+        0.0, group=METHOD, least=0, below=1, help="Share of virtual tokens left out of each training step."
+    )
+    head_lr: float = setting(1e-3, group=STEPS, above=0, help="A head's peak learning rate.")
+    init_head: str | None = setting(group=START, help="The folder of a trained head to go on from.")
+    mixture: Mapping[str, Any] = setting(
+        factory=dict, group=DATA, flag=None,
+        help="Several data sets for one prefix, each with a head of its own: name → its task, task_options, data, "
+        "validation, template, input_field, target_field; data and validation are then left empty. In a file only.",
+    )  # fmt: skip
+    init: Literal["text", "vocab", "labels", "mean", "random", "prefix"] = setting(
+        "text", group=START,
+        help="What the prefix starts as: the keys and values of a text, of frequent words (vocab), of the classes' "
+        "names (labels), of words' mean embedding (mean), noise like the base's own (random), or a saved prefix.",
+    )  # fmt: skip
+    init_text: str | None = setting(
+        group=START,
+        help="The text, or the words for vocab and mean. Without it: the first training rows, or frequent words.",
+    )
+    init_prefix: str | None = setting(group=START, help="With init prefix: the folder of the prefix to go on from.")
+    steps: int | None = setting(
+        group=STEPS, least=1, help="Optimizer steps. Without it: as many as epochs over the data."
+    )
+    epochs: float = setting(3.0, group=STEPS, above=0, help="Passes over the data, without steps.")
+    accumulation: int = setting(1, group=STEPS, least=1, help="Parts that each batch is computed in, to save memory.")
+    lr: float | None = setting(
+        group=STEPS, above=0, help="Peak learning rate. Without it: the method's own (direct 0.06)."
+    )
+    scheduler: Literal["linear", "cosine", "constant"] = setting(
+        "linear", group=STEPS, help="How the learning rate falls after the warm-up."
+    )
+    warmup: int = setting(10, group=STEPS, least=0, help="Steps of linear warm-up.")
+    final_lr: float = setting(0.1, group=STEPS, least=0, help="What the rate falls to, as a share of the peak.")
+    weight_decay: float = setting(0.0, group=STEPS, least=0, help="AdamW's weight decay.")
+    clip: float = setting(1.0, group=STEPS, above=0, help="Largest norm of all gradients together.")
+    seed: int = setting(0, group=STEPS, of_data=True, least=0, help="Seed of row order and random initialisation.")
+    mixed_precision: Literal["no", "bf16"] = setting("no", group=STEPS, help="Autocast to bfloat16.")
+    activation_checkpointing: bool = setting(
+        False, group=STEPS, help="Compute activations anew in backward, to save memory."
+    )
+    packing: bool = setting(
+        True, group=STEPS, help="Lay a batch's rows end to end without padding, where task (lm) and base allow it."
+    )
+    shard_base: bool = setting(
+        False, group=BASE, free_on_resume=True,
+        help="Under accelerate launch: spread the frozen weights over the processes (FSDP2).",
+    )  # fmt: skip
+    train: Literal["prefix", "lora", "both"] = setting(
+        "prefix", group=METHOD,
+        help="What learns where the base carries a LoRA; with lora the prefix stays as it starts.",
+    )  # fmt: skip
+    lora_lr: float = setting(2e-4, group=STEPS, above=0, help="The LoRA's peak learning rate.")
+    patience: int | None = setting(
+        group=SAVING, least=1, help="Validations without improvement before the run stops. Without it: never."
+    )
+    validate_every: int | None = setting(
+        group=SAVING, least=1, help="Steps between validations. Without it: a tenth of the run."
+    )
+    samples: int = setting(
+        0, group=SAVING, least=0, free_on_resume=True, help="Held-out rows answered at each validation, for the eye."
+    )
+    checkpoint_every: int | None = setting(
+        group=SAVING, least=1, free_on_resume=True, help="Steps between checkpoints. Without it: a tenth of the run."
+    )
+    keep_checkpoints: int = setting(2, group=SAVING, least=1, free_on_resume=True, help="Newest checkpoints kept.")
+    prefix_dtype: Dtype = setting(
+        "float16", group=SAVING, free_on_resume=True, help="How the finished prefix is stored."
+    )
+    trackers: tuple[str, ...] = setting(
+        ("tensorboard",), group=SAVING, free_on_resume=True, commas=True,
+        help="Where numbers are logged, by Accelerate's names, with commas.",
+    )  # fmt: skip
+    output: str | None = setting(
+        group=SAVING, free_on_resume=True, help="Run folder. Without it: a new numbered one in runs/."
+    )
+    resume: str | None = setting(
+        group=SAVING, free_on_resume=True, help="Run folder or checkpoint to go on from, with its settings."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "warmup", "final_lr", "weight_decay", "seed", "frozen_tokens", "dropout")
-        at_least(self, 1, "length", "steps", "accumulation", "validation_rows", "patience")
-        at_least(self, 1, "validate_every", "checkpoint_every", "keep_checkpoints")
-        if self.dropout >= 1:
-            raise ConfigError("dropout", f"must be below 1, not {self.dropout}")
-        for name in ("epochs", "lr", "lora_lr", "head_lr", "clip"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ConfigError(name, f"must be above 0, not {value}")
         if self.accumulation > self.batch_size:
             raise ConfigError("accumulation", f"{self.accumulation} parts don't fit a batch of {self.batch_size} rows")
         if self.init == "prefix" and self.init_prefix is None:
@@ -136,27 +188,23 @@ class TrainConfig(DataConfig):
             raise ConfigError("init_text", f"has no meaning with init {self.init!r}")
 
 
-TEXT_METRICS = ("bleu", "chrf", "rouge_l", "exact_match")
-METRICS = ("loss", "perplexity", *TEXT_METRICS, "accuracy", "macro_f1", "entity_f1", "f1")
-
-
 @dataclass(frozen=True)
 class EvalConfig(DataConfig):
-    """One evaluation. prefix: a saved prefix's folder; None: the plain base. rows: only the first so many.
+    """One evaluation; docs/settings.md lists every setting."""
 
-    head: the folder of a trained task (`run/head`, or `run/head:name` of a mixture); None: the one beside the prefix, and
-    without one `task` and `task_options` say what is asked. metrics: None: all that the task has.
-    """
-
-    prefix: str | None = None
-    head: str | None = None
-    metrics: tuple[str, ...] | None = None
-    max_new_tokens: int = 64
-    rows: int | None = None
+    prefix: str | None = setting(group=MEASURE, help="A saved prefix's folder. Without it: the plain base.")
+    head: str | None = setting(
+        group=MEASURE,
+        help="A trained head (run/head, or run/head:name of a mixture). Without it: the one beside the prefix.",
+    )
+    metrics: tuple[str, ...] | None = setting(
+        group=MEASURE, commas=True, help="Some of the task's, with commas. Without it: all."
+    )
+    max_new_tokens: int = setting(64, group=MEASURE, least=1, help="Longest answer.")
+    rows: int | None = setting(group=MEASURE, least=1, help="Only the first so many rows.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "max_new_tokens", "rows")
         for metric in self.metrics or ():
             if metric not in METRICS:
                 raise ConfigError("metrics", f"{metric!r} is not known; choose from {', '.join(METRICS)}")
@@ -166,41 +214,46 @@ class EvalConfig(DataConfig):
 
 @dataclass(frozen=True)
 class CompressConfig(DataConfig):
-    """One sweep of `foreword.compress` over ways to make a trained prefix smaller.
+    """One sweep over ways to make a trained prefix smaller; docs/settings.md lists every setting.
 
-    prefix: a saved prefix's folder. data: training rows, for attention mass and recovery. validation: the rows that
-    are measured; None: those that training held out of the data. validation_rows: how many of its first; None: all.
-    If neither is named, all settings of data that are left at their defaults are those of the prefix's record.
-    seed: order of rows, and which are held out of data that the prefix wasn't trained on.
-    choices: names as `foreword.compression.choices` knows them; empty: the default ones for the prefix.
-    recover: steps of recovery training for each choice, 0 for none; lr: their peak learning rate.
-    mass_rows: training rows on which attention mass is measured. bleu: measure it; needs generation.
-    keep_loss: pick the smallest whose validation loss is at most this share above the uncompressed one's (0.01 is 1 %).
-    max_kb: pick the lowest validation loss of at most so many KB of 1,000 bytes.
-    output: folder for what is picked; None: the prefix's with "-compressed" behind its name.
+    If neither data nor validation is named, all settings of data that are left at their defaults are those of the
+    prefix's record.
     """
 
-    prefix: str = ""
-    validation: str | None = None
-    validation_rows: int | None = 96
-    seed: int = 0
-    choices: tuple[str, ...] = ()
-    recover: int = 0
-    lr: float = 3e-2
-    mass_rows: int = 64
-    bleu: bool = True
-    max_new_tokens: int = 64
-    keep_loss: float | None = None
-    max_kb: float | None = None
-    output: str | None = None
+    prefix: str = setting("", group=PICK, flag=None, help="A saved prefix's folder.")
+    validation: str | None = setting(
+        group=DATA, of_data=True, help="Rows to measure on. Without it: those that training held out of the data."
+    )
+    validation_rows: int | None = setting(
+        96, group=DATA, of_data=True, least=1, flag="--rows", help="Only the first so many rows to measure on."
+    )
+    seed: int = setting(
+        0, group=DATA, of_data=True, least=0,
+        help="Order of rows, and which are held out of data that the prefix wasn't trained on.",
+    )  # fmt: skip
+    choices: tuple[str, ...] = setting(
+        (), group=PICK, commas=True,
+        help="Some of svd-R, int8, drop-to-1/N, merge-to-1/N, drop-to-1/N+int8, …, with commas. "
+        "Without it: a dozen of them.",
+    )  # fmt: skip
+    recover: int = setting(0, group=PICK, least=0, help="Steps of recovery training for each choice; 0: none.")
+    lr: float = setting(3e-2, group=PICK, least=0, help="Recovery's peak learning rate.")
+    mass_rows: int = setting(64, group=MEASURE, least=1, help="Training rows on which attention mass is measured.")
+    bleu: bool = setting(True, group=MEASURE, help="Measure BLEU too, which needs generation.")
+    max_new_tokens: int = setting(64, group=MEASURE, least=1, help="Longest answer.")
+    keep_loss: float | None = setting(
+        group=PICK, least=0, share=True,
+        help="Pick the smallest whose validation loss is at most this much higher: 1% or 0.01.",
+    )  # fmt: skip
+    max_kb: float | None = setting(
+        group=PICK, least=0, help="Pick the lowest validation loss of at most so many KB of 1,000 bytes."
+    )
+    output: str | None = setting(
+        group=PICK, help="Folder for what is picked. Without it: the prefix's with -compressed behind its name."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "seed", "recover", "keep_loss")
-        at_least(self, 1, "validation_rows", "mass_rows", "max_new_tokens")
-        for name in ("lr", "max_kb", "keep_loss"):
-            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
-                raise ConfigError(name, f"must be a finite number of 0 or more, not {value}")
         if self.keep_loss is not None and self.max_kb is not None:
             raise ConfigError("max_kb", "give keep_loss or max_kb, not both: only one of them can pick")
         if self.output is not None and self.keep_loss is None and self.max_kb is None:

@@ -1,20 +1,89 @@
-"""Reading, checking and building settings dataclasses: what every one in `config` shares."""
+"""Settings: one description of each, from which checks, flags, docs and resumption rules are made.
+
+A settings class is a frozen dataclass whose fields are made by `setting`. Its `__post_init__` calls `check`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from foreword.errors import ConfigError
 
 Config = TypeVar("Config")
+_ABOUT = "about"
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a setting beside its type and default.
+
+    help: a sentence. group: where docs and help list it. least: the smallest value; above, below: values that it must
+    stay clear of. free_on_resume: it may differ when a run goes on, since it doesn't change what is computed.
+    of_data: it says which rows there are and how they are read. per_task: each task of a mixture may have its own.
+    flag: of the command line, "" for the name itself, None for none. metavar: what the flag takes. commas: one flag
+    with commas instead of a repeated one. share: `1%` is 0.01.
+    """
+
+    help: str
+    group: str
+    least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    free_on_resume: bool = False
+    of_data: bool = False
+    per_task: bool = False
+    flag: str | None = ""
+    metavar: str | None = None
+    commas: bool = False
+    share: bool = False
+
+
+def setting(
+    default: Any = None, *, factory: Callable[[], Any] | None = None, help: str, group: str, **about: Any
+) -> Any:
+    """A field with its description. factory: makes the default where that is mutable. about: see `About`."""
+    metadata = {_ABOUT: About(help, group, **about)}
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def describe(kind: type[Any]) -> dict[str, About]:
+    """The description of each setting of a class, in order."""
+    return {item.name: item.metadata[_ABOUT] for item in dataclasses.fields(kind)}
+
+
+def defaults(kind: type[Any]) -> dict[str, Any]:
+    """The default of each setting of a class."""
+    return {
+        item.name: item.default_factory() if callable(item.default_factory) else item.default
+        for item in dataclasses.fields(kind)
+    }
+
+
+def free_on_resume(kind: type[Any]) -> set[str]:
+    """The settings that may differ between a run and its resumption."""
+    return {name for name, about in describe(kind).items() if about.free_on_resume}
+
+
+def about_data(kind: type[Any]) -> set[str]:
+    """The settings that say which rows there are and how they are read."""
+    return {name for name, about in describe(kind).items() if about.of_data}
+
+
+def of_each_task(kind: type[Any]) -> set[str]:
+    """The settings that each task of a mixture may have for itself."""
+    return {name for name, about in describe(kind).items() if about.per_task}
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -68,34 +137,62 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value
 
 
+def check(config: Any) -> None:
+    """Raise `ConfigError` for the first setting that is not of its declared type or not within its range."""
+    check_types(config)
+    for name, about in describe(type(config)).items():
+        value = getattr(config, name)
+        if value is not None:
+            _check_range(name, value, about)
+
+
+def _check_range(name: str, value: Any, about: About) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        bound = " above 0" if about.above == 0 else " of 0 or more" if about.least == 0 else ""
+        raise ConfigError(name, f"must be a finite number{bound}, not {value}")
+    if about.least is not None and value < about.least:
+        raise ConfigError(name, f"must be {about.least:g} or more, not {value}")
+    if about.above is not None and not value > about.above:
+        raise ConfigError(name, f"must be above {about.above:g}, not {value}")
+    if about.below is not None and not value < about.below:
+        raise ConfigError(name, f"must be below {about.below:g}, not {value}")
+
+
 def check_types(config: Any) -> None:
     """Raise `ConfigError` for the first field whose value is not of its declared type; whole numbers
     become floats where a float is declared."""
     hints = typing.get_type_hints(type(config))
     for item in dataclasses.fields(config):
         value, hint = getattr(config, item.name), hints[item.name]
-        if type(value) is int and _accepts(1.0, hint) and not _accepts(1, hint):
+        wants_float = accepts(1.0, hint) and not accepts("", hint)
+        if type(value) is int and wants_float and not accepts(1, hint):
             object.__setattr__(config, item.name, float(value))
-        elif isinstance(value, Path) and _accepts("", hint):
+        elif isinstance(value, Path) and accepts("", hint):
             object.__setattr__(config, item.name, str(value))
-        elif isinstance(value, str) and _is_number(value) and _accepts(1.0, hint) and not _accepts("", hint):
-            object.__setattr__(config, item.name, float(value))  # YAML reads 6e-2 as text
-        elif not _accepts(value, hint):
-            raise ConfigError(item.name, f"must be {_describe(hint)}, not {value!r}")
+        elif (
+            isinstance(value, str) and wants_float and (number := _number(value, item.metadata.get(_ABOUT))) is not None
+        ):
+            object.__setattr__(config, item.name, number)  # YAML reads 6e-2 as text
+        elif not accepts(value, hint):
+            about = item.metadata.get(_ABOUT)
+            expected = "a share such as 1% or 0.01" if about is not None and about.share else describe_type(hint)
+            raise ConfigError(item.name, f"must be {expected}, not {value!r}")
 
 
-def _is_number(text: str) -> bool:
+def _number(text: str, about: About | None) -> float | None:
+    """The number in `text`; of a share `1%` is one. None: there is none."""
+    percent = about is not None and about.share and text.endswith("%")
     try:
-        float(text)
+        return float(text[:-1]) / 100 if percent else float(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
-def _accepts(value: Any, hint: Any) -> bool:
+def accepts(value: Any, hint: Any) -> bool:
+    """Whether a value is of a declared type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
-        return any(_accepts(value, arg) for arg in args)
+        return any(accepts(value, arg) for arg in args)
     if origin is Literal:
         return value in args and isinstance(value, str)
     if origin is tuple:
@@ -105,21 +202,14 @@ def _accepts(value: Any, hint: Any) -> bool:
     return type(value) is hint
 
 
-def _describe(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
+    """A declared type in words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
-        return " or ".join("nothing" if arg is type(None) else _describe(arg) for arg in args)
+        return " or ".join("nothing" if arg is type(None) else describe_type(arg) for arg in args)
     if origin is Literal:
         return "one of " + ", ".join(args)
     if origin is tuple:
         return "a list of text"
     names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     return names.get(hint, "a mapping")
-
-
-def at_least(config: Any, least: int, *names: str) -> None:
-    """Raise `ConfigError` for the first of the named fields that is below `least`; None passes."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ConfigError(name, f"must be {least} or more, not {value}")

@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from foreword.attach.attachment import Attachment
 from foreword.attention import backends
-from foreword.attention.attachment import Attachment
 from foreword.attention.call import AttentionCall, MaskCache, normalise
-from foreword.attention.joined import join, uses_of
 from foreword.attention.merge import fold, fold_lse, two_part_attention, unfold
 from foreword.attention.reference import reference_attention
-from foreword.attention.rows import RowMap
+from foreword.attention.sharing import RowMap
+from foreword.base import Base
 from foreword.errors import AttachError, AttentionArgumentError, BatchMismatchError, PositionError
-from foreword.models import Base
 from foreword.prefix import KV
+from sharing_helpers import shared_of
 from tiny import random_batch, relative, tiny_base, tiny_model, trained_like
 
 TOLERANCE = 1e-5
@@ -74,12 +74,6 @@ CALLS = {
 }
 
 
-def joined_of(rows, *pairs):
-    """(its rows or None, keys and values) of each prefix, for a batch of `rows` rows; None for no prefix."""
-    uses = uses_of([places for places, _ in pairs], rows, torch.device("cpu"))
-    return join(uses, [kv for _, kv in pairs]) if pairs else None
-
-
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("assignment", [[0], [0, None, 1], [None], [1, 0, 1]])
 def test_two_parts_equal_concatenation(name, assignment) -> None:
@@ -94,10 +88,11 @@ def test_two_parts_equal_concatenation(name, assignment) -> None:
     ]
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(7)).to(expected)
     wanted = torch.autograd.grad((expected * weight).sum(), inputs, allow_unused=True)
-    groups = rows.groups(3, torch.device("cpu"))
-    joined = joined_of(3, *((group.places, prefixes[group.prefix]) for group in groups))
+    groups = rows.groups(3)
+    kvs, tokens = [prefixes[prefix] for prefix in groups], call.query.shape[2]
+    shared = shared_of(list(groups.values()), kvs, 3, tokens) if groups else None
     for flash in {backends.choose(call), None}:
-        output = two_part_attention(call, joined, flash)
+        output = two_part_attention(call, shared, flash)
         assert relative(output, expected) < TOLERANCE
         found = torch.autograd.grad((output * weight).sum(), inputs, allow_unused=True)
         for one, other in zip(found, wanted, strict=True):
@@ -123,7 +118,7 @@ def test_which_backend_is_chosen() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types(dtype) -> None:
     call, prefix = make_call(dtype=dtype), make_prefix(5)
-    output = two_part_attention(call, joined_of(3, (None, prefix)), backends.choose(call))
+    output = two_part_attention(call, shared_of([None], [prefix], 3, call.query.shape[2]), backends.choose(call))
     exact = make_call()
     assert output.dtype == dtype
     assert relative(output, reference_attention(exact, [prefix] * 3)) < 2e-2
@@ -137,7 +132,9 @@ def test_dropout_is_honoured_and_unbiased() -> None:
     with torch.no_grad():
         exact = reference_attention(make_call(), [prefix] * 3)
         torch.manual_seed(0)
-        draws = torch.stack([two_part_attention(call, joined_of(3, (None, prefix)), None) for _ in range(3000)])
+        draws = torch.stack(
+            [two_part_attention(call, shared_of([None], [prefix], 3, call.query.shape[2]), None) for _ in range(3000)]
+        )
         reference = torch.stack([reference_attention(call, [prefix] * 3) for _ in range(3000)])
     assert not torch.equal(draws[0], draws[1])
     assert relative(draws.mean(0), exact) < 0.03
@@ -164,12 +161,12 @@ def test_folding_is_undone_and_free_in_the_models_layout() -> None:
 def test_row_map() -> None:
     rows = RowMap([1, None, 0])
     assert rows.expand(6) == [1, 1, None, None, 0, 0]
-    assert [(group.prefix, group.rows.tolist()) for group in rows.groups(6, torch.device("cpu"))] == [
-        (1, [0, 1]),
-        (0, [4, 5]),
-    ]
-    (only,) = RowMap([0]).groups(4, torch.device("cpu"))
-    assert only.rows is None
+    assert list(rows.groups(6).items()) == [(1, (0, 1)), (0, (4, 5))]
+    index = rows.index(0, 6, torch.device("cpu"))
+    assert index is not None
+    assert index.tolist() == [4, 5]
+    assert RowMap([0]).groups(4) == {0: None}
+    assert RowMap([0]).index(0, 4, torch.device("cpu")) is None
     with pytest.raises(BatchMismatchError, match="3 prefixes"):
         rows.expand(4)
 

@@ -7,10 +7,10 @@ import torch
 
 from foreword.attention import backends
 from foreword.attention.call import AttentionCall
-from foreword.attention.joined import join, uses_of
 from foreword.attention.merge import two_part_attention
 from foreword.attention.reference import reference_attention
 from foreword.prefix import KV
+from sharing_helpers import shared_of
 from tiny import random_batch, relative, tiny_base, trained_like
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -25,7 +25,7 @@ def test_flash_cuda_equals_the_reference(n) -> None:
     calls = [AttentionCall(*parts[:3], None, None, n > 1, 0.125) for parts in (inputs, exact)]
     assert backends.choose(calls[0]) is backends.FLASH_CUDA
     output = two_part_attention(
-        calls[0], join(uses_of([None], 3, torch.device("cuda")), [KV(*inputs[3:])]), backends.FLASH_CUDA
+        calls[0], shared_of([None], [KV(*inputs[3:])], 3, n, torch.device("cuda")), backends.FLASH_CUDA
     )
     expected = reference_attention(calls[1], [KV(*exact[3:])] * 3)
     assert relative(output.cpu(), expected) < 1e-2

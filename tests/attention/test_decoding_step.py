@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 import foreword
 from foreword.attention import backends, decoding
 from foreword.attention.call import AttentionCall
-from foreword.attention.joined import join, uses_of
 from foreword.attention.merge import two_part_attention
 from foreword.attention.reference import reference_attention
 from foreword.prefix import KV
+from sharing_helpers import shared_of
 from tiny import relative, tiny_base
 
 CPU = torch.device("cpu")
@@ -41,15 +41,15 @@ def case(prefixes, shared, groups, padding, dtype=torch.float32, value_width=8):
 def check(prefixes, call, kvs, tolerance):
     rows = sum(count for count, _ in prefixes)
     order = iter(range(rows))
-    uses = uses_of([[next(order) for _ in range(count)] for count, _ in prefixes], rows, CPU)
+    places = [[next(order) for _ in range(count)] for count, _ in prefixes]
     expected = reference_attention(
         call, [kv for (count, _), kv in zip(prefixes, kvs, strict=True) for _ in range(count)]
     )
     before = call.query.clone()
     with torch.no_grad():
-        joined = join(uses, kvs)
-        assert decoding.fits(call, backends.FLASH_CPU, uses.plan(1, joined.lengths))
-        output = two_part_attention(call, joined, backends.FLASH_CPU)
+        shared = shared_of(places, kvs, rows)
+        assert decoding.fits(call, backends.FLASH_CPU, shared.plan)
+        output = two_part_attention(call, shared, backends.FLASH_CPU)
     assert output.shape == expected.shape
     assert relative(output, expected) < tolerance
     assert torch.equal(call.query, before)
@@ -72,8 +72,8 @@ def test_a_row_that_sees_only_its_prefix() -> None:
     shown = replace(call, hidden=torch.tensor([True, False]).view(2, 1, 1))
     check([(2, 4)], shown, kvs, 1e-5)
     with torch.no_grad():
-        joined = join(uses_of([None], 2, CPU), kvs)
-        first, second = (two_part_attention(given, joined, backends.FLASH_CPU) for given in (call, shown))
+        shared = shared_of([None], kvs, 2)
+        first, second = (two_part_attention(given, shared, backends.FLASH_CPU) for given in (call, shown))
     assert relative(first, second) > 0.1, "saying that the query is hidden made no difference"
 
 

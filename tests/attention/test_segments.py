@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreword.attention import segments
-from foreword.attention.backends import FLASH_CPU, Part
+from foreword.attention.backends import FLASH_CPU
 from foreword.attention.segments import Segments
 from tiny import relative
 
@@ -26,8 +25,8 @@ def test_segments_equal_separate_calls(sizes: list[tuple[int, int]], causal: boo
     # [1, H, N, d] over [1, N, H, d] memory, as models make it
     query, grad = (torch.randn(1, total, 4, 8, generator=generator).transpose(1, 2) for _ in range(2))
     key, value = (torch.randn(1, 2, seen, 8, generator=generator) for _ in range(2))
-    part = segments.forward(FLASH_CPU, query, key, value, cut, causal, 0.3)
-    found = segments.backward(FLASH_CPU, grad, query, key, value, part, cut, causal, 0.3)
+    part = FLASH_CPU.forward_segments(query, key, value, cut, causal, 0.3)
+    found = FLASH_CPU.backward_segments(grad, query, key, value, part, cut, causal, 0.3)
     pieces = zip(query.split(cut.queries, 2), key.split(cut.keys, 2), value.split(cut.keys, 2), strict=True)
     own = [FLASH_CPU.forward(q, k, v, None, causal, 0.3) for q, k, v in pieces]
     assert relative(part.output, torch.cat([one.output for one in own], 2)) < 1e-6
@@ -40,12 +39,15 @@ def test_segments_equal_separate_calls(sizes: list[tuple[int, int]], causal: boo
 
 def test_equal_neighbours_are_one_run() -> None:
     cut = Segments((3, 3, 3, 5, 3), (4, 4, 2, 4, 2))
-    assert [tuple(run) for run in cut.runs] == [(2, 3, 4, 0, 0), (1, 3, 2, 6, 8), (1, 5, 4, 9, 10), (1, 3, 2, 14, 14)]
-    assert [boundary.tolist() for boundary in cut.boundaries(torch.device("cpu"))] == [
-        [0, 3, 6, 9, 14, 17],
-        [0, 4, 8, 10, 14, 16],
-    ]
-    assert cut.cut(torch.device("cpu"))[2:] == (5, 4)
+    assert cut.runs == (
+        (2, slice(0, 6), slice(0, 8)),
+        (1, slice(6, 9), slice(8, 10)),
+        (1, slice(9, 14), slice(10, 14)),
+        (1, slice(14, 17), slice(14, 16)),
+    )
+    *boundaries, most_queries, most_keys = cut.varlen_arguments(torch.device("cpu"))
+    assert [boundary.tolist() for boundary in boundaries] == [[0, 3, 6, 9, 14, 17], [0, 4, 8, 10, 14, 16]]
+    assert (most_queries, most_keys) == (5, 4)
 
 
 def test_a_single_run_is_a_view_of_the_kernels_output() -> None:
@@ -57,7 +59,6 @@ def test_a_single_run_is_a_view_of_the_kernels_output() -> None:
         return part
 
     query, key = torch.randn(1, 6, 4, 8).transpose(1, 2), torch.randn(1, 4, 9, 8)
-    part: Part = segments.forward(
-        replace(FLASH_CPU, forward=forward), query, key, key, Segments((2, 2, 2), (3, 3, 3)), False, 0.3
-    )
+    flash = replace(FLASH_CPU, forward=forward)
+    part = flash.forward_segments(query, key, key, Segments((2, 2, 2), (3, 3, 3)), False, 0.3)
     assert seen == [(query.data_ptr(), key.data_ptr(), part.output.data_ptr())]

@@ -8,7 +8,6 @@ import torch
 from foreword import placing
 from foreword.attention.backends import FLASH_CUDA
 from foreword.attention.call import AttentionCall
-from foreword.attention.joined import join, uses_of
 from foreword.attention.merge import two_part_attention
 from foreword.attention.segments import Segments
 from foreword.data import Example
@@ -16,6 +15,7 @@ from foreword.placing import placed
 from foreword.prefix import KV, Prefix
 from foreword.tasks.lm import collate, target_losses
 from reads import Reads
+from sharing_helpers import shared_of
 from tiny import tiny_base, trained_like
 
 META = torch.device("meta")
@@ -37,7 +37,7 @@ def test_cuda_kernels_take_what_they_are_given(packed, rows) -> None:
     inputs = [on_meta(batch, 8, n, 64), on_meta(batch, 2, n, 64), on_meta(batch, 2, n, 64)]
     kvs = [KV(on_meta(2, 5 + index, 64), on_meta(2, 5 + index, 64)) for index in range(len(rows))]
     call = AttentionCall(*inputs, None, None, True, 0.125)
-    output = two_part_attention(call, join(uses_of(rows, served, META), kvs), FLASH_CUDA, packed)
+    output = two_part_attention(call, shared_of(rows, kvs, served, 1 if packed else n, META), FLASH_CUDA, packed)
     assert output.shape == (batch, 8, n, 64)
     output.sum().backward()
     for tensor in (*inputs, *(part for kv in kvs for part in kv)):

@@ -65,8 +65,8 @@ def test_at_their_defaults_shared_and_lowrank_are_small() -> None:
     """SmolLM2's shapes, 32 virtual tokens: at least 70 and 60 % fewer parameters than keys and values."""
     from transformers import LlamaConfig
 
+    from foreword.base.loading import empty_model
     from foreword.methods import METHODS
-    from foreword.models.loading import empty_model
     from foreword.models.slots import find_slots
 
     config = LlamaConfig(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3)

@@ -11,7 +11,7 @@ import foreword
 from compression_helpers import config, trained
 from foreword.compression.choices import UNCOMPRESSED, default_names, parse
 from foreword.compression.forms import Compressed
-from foreword.compression.pick import Measured, best_under, smallest_within
+from foreword.compression.pick import MeasuredChoice, best_under, smallest_within
 from foreword.config import CompressConfig
 from foreword.errors import CompressionError, ConfigError, PrefixFormatError
 from foreword.prefix import Prefix
@@ -33,9 +33,9 @@ def prefix(place) -> Prefix:
     return Prefix.load(place / "run" / "prefix")
 
 
-def figures(*triples: tuple[str, int, float]) -> list[Measured]:
+def figures(*triples: tuple[str, int, float]) -> list[MeasuredChoice]:
     nothing = Compressed(None, {})  # type: ignore[arg-type]
-    return [Measured(name, nothing, 8, size, loss, None) for name, size, loss in triples]
+    return [MeasuredChoice(name, nothing, 8, size, loss, None) for name, size, loss in triples]
 
 
 TABLE = figures(

@@ -7,7 +7,7 @@ import torch
 
 from foreword.compression.forms import PLAIN, Student
 from foreword.compression.svd import Svd, svd_form
-from foreword.encoding import by_token, from_tokens
+from foreword.prefix.encoding import by_token, from_tokens
 from test_prefix import small
 from tiny import relative, tiny_base, trained_like
 

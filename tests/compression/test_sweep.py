@@ -21,7 +21,8 @@ from foreword.config import CompressConfig
 from foreword.data.order import held_out
 from foreword.errors import ConfigError, NonFiniteError, PositionError
 from foreword.prefix import Prefix
-from foreword.tasks.lm import collate, mean_loss
+from foreword.tasks.lm import collate
+from rows_helpers import mean_loss
 from tiny import tiny_base, trained_like
 from training_helpers import settings, tensors
 

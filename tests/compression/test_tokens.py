@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from foreword.attention.call import NEG_INF, AttentionCall, causal_mask
+from foreword.base import Base
 from foreword.compression.mass import attention_mass, prefix_weights
 from foreword.compression.tokens import drop, kept_tokens, merge, require_tokens
 from foreword.data import Example
 from foreword.errors import AttachError, CompressionError, PositionError, UnsupportedModelError
-from foreword.models import Base
 from foreword.prefix import KV, Prefix
 from tiny import byte_tokenizer, relative, sample_inputs, tiny_base, tiny_model, trained_like
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreword.data import BadRow, Row, load_examples, read_rows
+from foreword.base.rendering import Renderer
+from foreword.data import BadRow, Row, read_rows
 from foreword.data import readers as module
 from foreword.errors import DataError
-from foreword.models.rendering import Renderer
+from rows_helpers import load_examples
 from tiny import byte_tokenizer
 
 ROWS = [

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import foreword
+from foreword.base import Base
 from foreword.errors import StorageError
-from foreword.models import Base
 from foreword.models.weights import hash_parameters
 from foreword.tasks import lm
 from foreword.training import loop

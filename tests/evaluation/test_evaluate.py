@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import foreword
-from foreword.data import load_examples
-from foreword.evaluation import metrics
-from foreword.models.rendering import Renderer
-from foreword.tasks.lm import collate, mean_loss, target_losses
+from foreword.base.rendering import Renderer
+from foreword.tasks import text_metrics as metrics
+from foreword.tasks.lm import collate, target_losses
+from rows_helpers import load_examples, mean_loss
 from tiny import tiny_base, trained_like
 
 TEXTS = ["the cat sat on the mat", "a dog"]
@@ -92,7 +92,7 @@ def test_evaluate(file) -> None:
     assert result.metrics["perplexity"] == pytest.approx(math.exp(result.metrics["loss"]))
     assert result.rows == len(result.texts) == 3
     assert set(result.signatures) == {"bleu", "chrf"}
-    assert seen == [("loss", 2, 3), ("loss", 3, 3), ("generation", 2, 3), ("generation", 3, 3)]
+    assert seen == [("loss", 2, 3), ("loss", 3, 3), ("answers", 2, 3), ("answers", 3, 3)]
     inputs = [json.loads(line)["input"] for line in file.read_text().splitlines()]
     assert base.generate(inputs, prefix, max_new_tokens=5) == result.texts
     only = foreword.evaluate(base, foreword.EvalConfig(data=str(file), metrics=("loss",), rows=2), prefix)

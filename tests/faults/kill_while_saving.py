@@ -20,7 +20,8 @@ import torch
 from foreword.files import recover
 from foreword.methods.direct import DirectProducer
 from foreword.prefix import KV, Fingerprint, Prefix
-from foreword.training.checkpoint import Progress, find_checkpoint, load_checkpoint, prune, save_checkpoint
+from foreword.training.checkpoint import RunState, find_checkpoint, load_checkpoint, prune, save_checkpoint
+from foreword.training.trained import Trained
 
 BASE = Fingerprint("TinyForCausalLM", "tiny", 64, 4, 260, "sha256:0", "tiny", None)
 
@@ -28,29 +29,29 @@ BASE = Fingerprint("TinyForCausalLM", "tiny", 64, 4, 260, "sha256:0", "tiny", No
 def make(seed: int) -> tuple[DirectProducer, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     slots = {f"decoder.{i}": KV(torch.randn(2, 32, 16), torch.randn(2, 32, 16)) for i in range(4)}
-    producer = DirectProducer(Prefix(slots, 32, BASE))
-    return producer, torch.optim.AdamW(producer.parameters())
+    trained = Trained(DirectProducer(Prefix(slots, 32, BASE)))
+    return trained, torch.optim.AdamW(trained.parameters())
 
 
 def save_for_ever(folder: Path, first: int) -> None:
-    producer, optimizer = make(0)
+    trained, optimizer = make(0)
     step = first
     while True:
         with torch.no_grad():
-            for parameter in producer.parameters():
+            for parameter in trained.parameters():
                 parameter.fill_(float(step))
-        save_checkpoint(folder / "checkpoints", producer, optimizer, Progress(step), {}, {})
+        save_checkpoint(folder / "checkpoints", trained, optimizer, RunState(step), {}, {})
         prune(folder / "checkpoints", 2)
-        producer.finish().with_record("direct", {"step": step}).save(folder / "prefix")
+        trained.finished_prefix().with_record("direct", {"step": step}).save(folder / "prefix")
         step += 1
 
 
 def check(folder: Path) -> int:
     """The step of the newest checkpoint; every part of it and of the prefix must be of one step."""
     found = find_checkpoint(folder)
-    producer, optimizer = make(1)
-    step = load_checkpoint(found, producer, optimizer).step
-    if any(bool((parameter != float(step)).any()) for parameter in producer.parameters()):
+    trained, optimizer = make(1)
+    step = load_checkpoint(found, trained, optimizer).step
+    if any(bool((parameter != float(step)).any()) for parameter in trained.parameters()):
         raise SystemExit(f"{found} is of several steps")
     recover(folder / "prefix")
     prefix = Prefix.load(folder / "prefix")
@@ -67,8 +68,8 @@ def main(rounds: int, folder: Path) -> None:
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.fill_(0.0)
-    save_checkpoint(folder / "checkpoints", first, first_optimizer, Progress(0), {}, {})
-    first.finish().with_record("direct", {"step": 0}).save(folder / "prefix")
+    save_checkpoint(folder / "checkpoints", first, first_optimizer, RunState(0), {}, {})
+    first.finished_prefix().with_record("direct", {"step": 0}).save(folder / "prefix")
     for _ in range(rounds):
         child = os.fork()
         if child == 0:

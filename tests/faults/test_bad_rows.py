@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from foreword.base.rendering import Renderer
 from foreword.cli.main import execute
-from foreword.data import load_examples
 from foreword.errors import DataError
-from foreword.models.rendering import Renderer
+from rows_helpers import load_examples
 from tiny import byte_tokenizer, tiny_model
 
 ROWS = 2000

@@ -44,7 +44,7 @@ def test_goes_on_where_it_stopped(trained, kind, name) -> None:
 def test_another_kind_is_refused_by_name(trained, kind, name) -> None:
     rows, made = trained
     base = tiny_base(kind, **({"sliding_window": 8} if kind == "mistral" else {}))
-    wanted = METHODS[name].merge(base.model)
+    wanted = METHODS[name].kind(base.model).name
     for other in METHODS:
         merge = made[kind, other].prefix.merge
         if merge == wanted or (merge, wanted) == ("softmax", "conditioned"):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foreword.config import TrainConfig
+from foreword.base.rendering import Renderer
 from foreword.data import Example
 from foreword.errors import ConfigError
-from foreword.init import starting_point
-from foreword.models.rendering import Renderer
+from foreword.init import Beginning, starting_point
 from foreword.prefix import Prefix
 from tiny import byte_tokenizer, relative, tiny_base
 
@@ -24,7 +23,7 @@ ROWS = [example("name one", "first answer"), example("name two", "second answer"
 
 
 def make(**settings) -> Prefix:
-    return starting_point(TrainConfig(length=12, **settings), tiny_base(), ROWS).prefix
+    return starting_point(tiny_base(), ROWS, Beginning(length=12, **settings)).prefix
 
 
 def same(one: Prefix, other: Prefix) -> bool:
@@ -42,12 +41,12 @@ def test_text_default_is_the_first_rows_as_they_are_trained_on() -> None:
 
 def test_text_given_is_cut_or_repeated() -> None:
     base = tiny_base()
-    assert same(make(init_text="abcdefghijklmnop"), Prefix.from_text("abcdefghijkl", base))
-    assert same(make(init_text="abcde"), Prefix.from_text("abcdeabcdeab", base))
+    assert same(make(text="abcdefghijklmnop"), Prefix.from_text("abcdefghijkl", base))
+    assert same(make(text="abcde"), Prefix.from_text("abcdeabcdeab", base))
 
 
 def test_vocab_samples_frequent_tokens_or_takes_words() -> None:
-    assert same(make(init="vocab", init_text="food place"), Prefix.from_text("food placefo", tiny_base()))
+    assert same(make(init="vocab", text="food place"), Prefix.from_text("food placefo", tiny_base()))
     one, again, other = make(init="vocab", seed=1), make(init="vocab", seed=1), make(init="vocab", seed=2)
     assert same(one, again)
     assert not same(one, other)
@@ -56,7 +55,7 @@ def test_vocab_samples_frequent_tokens_or_takes_words() -> None:
 def test_random_has_the_spread_of_real_activations() -> None:
     base = tiny_base()
     one, again, other = (
-        starting_point(TrainConfig(length=400, init="random", seed=seed), base, ROWS).prefix for seed in (1, 1, 2)
+        starting_point(base, ROWS, Beginning(length=400, init="random", seed=seed)).prefix for seed in (1, 1, 2)
     )
     assert same(one, again)
     assert not same(one, other)
@@ -69,45 +68,45 @@ def test_random_has_the_spread_of_real_activations() -> None:
 
 
 def test_prefix_goes_on_from_another(tmp_path) -> None:
-    saved = make(init_text="something")
+    saved = make(text="something")
     saved.save(tmp_path / "p")
-    assert same(make(init="prefix", init_prefix=str(tmp_path / "p")), saved)
+    assert same(make(init="prefix", prefix=str(tmp_path / "p")), saved)
     with pytest.raises(ConfigError, match=r"length: is 5, but .* has 12"):
-        starting_point(TrainConfig(length=5, init="prefix", init_prefix=str(tmp_path / "p")), tiny_base(), ROWS)
+        starting_point(tiny_base(), ROWS, Beginning(length=5, init="prefix", prefix=str(tmp_path / "p")))
 
 
 def test_labels_are_the_words_of_the_classes() -> None:
-    start = starting_point(TrainConfig(length=12, init="labels"), tiny_base(), ROWS, ["card_lost", "ok"])
+    start = starting_point(tiny_base(), ROWS, Beginning(length=12, init="labels"), ["card_lost", "ok"])
     assert same(start.prefix, Prefix.from_text("card lost ok", tiny_base()))
-    with pytest.raises(ConfigError, match="needs classes; task 'lm' has none"):
+    with pytest.raises(ConfigError, match="needs classes; this task has none"):
         make(init="labels")
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5", "albert"])
 def test_mean_is_the_mean_of_the_tasks_words_each_moved_a_little(kind) -> None:
     base = tiny_base(kind)
-    config = TrainConfig(length=40, init="mean", init_text="food place")
-    start = starting_point(config, base, ROWS)
+    config = Beginning(length=40, init="mean", text="food place")
+    start = starting_point(base, ROWS, config)
     words = base.model.get_input_embeddings()(torch.tensor(base.tokenizer("food place")["input_ids"])).detach()
     assert start.embeddings.shape == (40, words.shape[1])
     assert relative(start.embeddings.mean(0), words.mean(0)) < 0.1
     spread = (start.embeddings - words.mean(0)).std()
     assert float(spread) == pytest.approx(0.1 * float(words.std()), rel=0.1)
     assert {kv.length for kv in start.prefix.slots.values()} == {40}
-    assert same(start.prefix, starting_point(config, base, ROWS).prefix)
+    assert same(start.prefix, starting_point(base, ROWS, config).prefix)
     seen = base.capture(
         inputs_embeds=start.embeddings[None],
         **({"decoder_inputs_embeds": start.embeddings[None]} if kind == "t5" else {}),
     )
     assert all(torch.equal(start.prefix.slots[name].key, kv.key) for name, kv in seen.items())
-    frequent = starting_point(TrainConfig(length=40, init="mean"), base, ROWS).embeddings.mean(0)
+    frequent = starting_point(base, ROWS, Beginning(length=40, init="mean")).embeddings.mean(0)
     assert relative(frequent, words.mean(0)) > 0.1
 
 
 @pytest.mark.parametrize("kind", ["bart", "albert", "t5"])
 def test_embeddings_are_those_that_the_first_stack_sees(kind) -> None:
     base = tiny_base(kind)
-    start = starting_point(TrainConfig(length=12), base, ROWS)
+    start = starting_point(base, ROWS, Beginning(length=12))
     seen = base.capture(
         inputs_embeds=start.embeddings[None],
         **({"decoder_inputs_embeds": start.embeddings[None]} if kind in ("bart", "t5") else {}),

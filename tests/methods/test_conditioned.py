@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
+import foreword
+from foreword.base.inputs import mean_embeddings, ready
 from foreword.errors import AttachError
-from foreword.models.inputs import mean_embeddings, ready
 from foreword.tasks import TaskSettings, make_task
 from method_cases import finished
 from tiny import relative, tiny_base
@@ -63,11 +64,10 @@ def base_logits(base, prefix, item):
 
 
 def test_it_is_computed_once_per_row_and_then_kept(monkeypatch) -> None:
-    from foreword.models import inputs
 
     base, calls = tiny_base(), []
-    real = inputs.for_input
-    monkeypatch.setattr(inputs, "for_input", lambda *arguments: calls.append(1) or real(*arguments))
+    real = foreword.Prefix.for_input
+    monkeypatch.setattr(foreword.Prefix, "for_input", lambda *arguments: calls.append(1) or real(*arguments))
     base.generate(["abc", "de"], finished(base, CASE), max_new_tokens=8, num_beams=2)
     assert len(calls) == 2
 

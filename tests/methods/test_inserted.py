@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import foreword
-from foreword.attention.virtual import tables_of
+from foreword.attach.virtual import tables_of
+from foreword.base.compose import token_prefix
+from foreword.base.inputs import vocabulary
+from foreword.base.rendering import Renderer
 from foreword.errors import AttachError, ConfigError, PrefixMismatchError
-from foreword.init.text import token_prefix
 from foreword.methods import Start, get_method
-from foreword.models.inputs import vocabulary
-from foreword.models.rendering import Renderer
 from foreword.prefix import EMBEDDINGS
 from parity_helpers import CONTROL, TOLERANCE
 from tiny import DECODERS, relative, tiny_base

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from foreword.base.loading import empty_model
 from foreword.errors import ConfigError
 from foreword.methods import METHODS, get_method
-from foreword.models.loading import empty_model
 from foreword.models.slots import find_slots
 from method_cases import CASES, case_id, moved, producer_of, run_rows, start_of
 from tiny import random_batch, relative, tiny_base

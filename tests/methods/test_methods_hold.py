@@ -40,7 +40,7 @@ def test_keys_and_values_equal_the_models_own_attention_over_them(case) -> None:
     ids = [row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
     rows = base.inputs(ids, prefix).rows
     if rows[0].merge != "softmax":
-        assert METHODS[case[0]].merge(base.model) != "softmax"
+        assert not METHODS[case[0]].kind(base.model).is_cache
         return
     for number, row in enumerate(rows):
         single = {"input_ids": torch.tensor([ids[number]]), "attention_mask": torch.ones(1, len(ids[number])).long()}
@@ -106,7 +106,7 @@ def test_saved_and_loaded_it_does_the_same(case, tmp_path) -> None:
     prefix = finished(base, case)
     loaded = foreword.Prefix.load(prefix.save(tmp_path / "p"))
     assert torch.equal(run_rows(base, loaded, batch), run_rows(base, prefix, batch))
-    assert loaded.merge == prefix.merge == METHODS[case[0]].merge(base.model)
+    assert loaded.merge == prefix.merge == METHODS[case[0]].kind(base.model).name
 
 
 @every_case

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, GenerationConfig
 
-from foreword.models import cache as caches
-from foreword.models.cache import GrowingLayer, growing_cache
-from foreword.models.generation import generate_ids
+from foreword.base import cache as caches
+from foreword.base.cache import GrowingLayer, growing_cache
+from foreword.base.generation import generate_ids
 from tiny import DECODERS, tiny_base, trained_like
 
 ACTIONS = st.lists(st.sampled_from(["one", "many", "crop", "reorder", "repeat", "reset"]), min_size=1, max_size=12)

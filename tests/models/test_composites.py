@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import foreword
+from foreword.base import Base
 from foreword.errors import UnsupportedModelError
-from foreword.models import Base
 from foreword.prefix import Prefix
 from parity_helpers import CONTROL, TOLERANCE, generate, make_batch, outputs, real, run, run_expected
 from tiny import byte_tokenizer, relative, tiny_base, trained_like

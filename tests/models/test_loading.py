@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import foreword
+from foreword.base import loading
 from foreword.errors import ConfigError, DependencyError, ModelError, UnsupportedModelError
-from foreword.models import bundled, loading
+from foreword.models import bundled
 from foreword.models.slots import find_slots
 from foreword.models.weights import hash_files, hash_parameters
 from tiny import ARCHITECTURES, SLIDING, byte_tokenizer, random_batch, sample_inputs, tiny_base, tiny_model

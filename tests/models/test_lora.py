@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import foreword
+from foreword.base import Base
 from foreword.cli.main import execute
 from foreword.errors import ConfigError, ModelError, UnsupportedModelError, WeightsMismatchWarning
-from foreword.models import Base
 from foreword.models.lora import lora_parameters
 from parity_helpers import CONTROL, TOLERANCE, generate, gradients, make_batch, real, run, run_expected
 from tiny import byte_tokenizer, relative, tiny_model, trained_like

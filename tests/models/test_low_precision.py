@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import foreword
+from foreword.base import Base, loading
 from foreword.errors import ConfigError
-from foreword.models import Base, loading
 from parity_helpers import generate, make_batch, real, run
 from tiny import byte_tokenizer, relative, tiny_base, tiny_model, trained_like
 from training_helpers import settings, write_rows

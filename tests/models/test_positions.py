@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from foreword.base import Base
 from foreword.errors import PositionError, UnsupportedModelError
-from foreword.models import Base
 from foreword.models.slots import find_slots
 from foreword.prefix import Prefix
 from parity_helpers import CONTROL, TOLERANCE, make_batch, outputs, run

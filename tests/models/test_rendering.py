@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from foreword.base.rendering import Renderer
 from foreword.errors import ConfigError
-from foreword.models.rendering import Renderer
 from tiny import BOS, EOS, byte_tokenizer
 
 

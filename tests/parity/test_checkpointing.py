@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foreword.attention.inject import IMPLEMENTATION
+from foreword.attach.function import IMPLEMENTATION
 from foreword.errors import RecomputeError
 from parity_helpers import TOLERANCE, enable_checkpointing, gradients, make_batch, outputs, run
 from tiny import CASES, VARIANTS, case_name, random_batch, relative, tiny_base, trained_like

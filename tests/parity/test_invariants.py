@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from foreword.attention.inject import IMPLEMENTATION
+from foreword.attach.function import IMPLEMENTATION
 from foreword.errors import AttachError, BatchMismatchError
 from parity_helpers import NEW, TOLERANCE, generate, make_batch, outputs, run
 from tiny import EOS, random_batch, relative, tiny_base, trained_like

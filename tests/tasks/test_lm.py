@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import foreword
+from foreword.data import Reading
 from foreword.errors import UnsupportedModelError
 from foreword.tasks import TaskSettings, make_task, summed_loss
 from foreword.tasks.lm import require_decoder
@@ -79,11 +80,11 @@ def test_rows_encoded_together_are_those_encoded_one_by_one(kind, chat, monkeypa
     rows = [{"input": text, "target": other} for text in texts for other in ("y", " z", "é")]
     file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"input": "no target"}, {"target": 3}]))
     task = make_task(base, "lm", TaskSettings())
-    together, bad = task.load(str(file), max_tokens=None, max_bad_rows=2)
+    together, bad = task.load(str(file), Reading(max_bad_rows=2))
     assert task.renderer._known, "nothing was encoded ahead, so this test could not fail"
     monkeypatch.setattr(type(task), "ahead", lambda self, rows: None)
     task.renderer._known = {}
-    apart, same = task.load(str(file), max_tokens=None, max_bad_rows=2)
+    apart, same = task.load(str(file), Reading(max_bad_rows=2))
     assert together == apart
     assert bad == same
     assert len(bad) == 2

@@ -67,6 +67,7 @@ def test_resume_keeps_the_patience_that_is_left(rows) -> None:
     changes = {
         "steps": 60,
         "lr": 100.0,
+        "scheduler": "constant",
         "validate_every": 1,
         "checkpoint_every": 1,
         "patience": 3,

@@ -7,9 +7,10 @@ import torch
 
 import foreword
 from foreword.errors import NonFiniteError
-from foreword.tasks import lm
+from foreword.tasks import Predictions
 from foreword.training import loop
 from foreword.training.late import reads_late
+from foreword.training.update import Update
 from reads import Reads
 from tiny import relative, tiny_base
 from training_helpers import settings, write_rows
@@ -45,14 +46,14 @@ def test_the_run_is_the_same(rows, monkeypatch) -> None:
 
 
 def test_no_step_waits(rows, late, monkeypatch) -> None:
-    real, counts = loop.Loop._update, []
+    real, counts = loop.Loop._step, []
 
     def watched(self, number, examples):
         with Reads() as reads:
             real(self, number, examples)
         counts.append(reads.count)
 
-    monkeypatch.setattr(loop.Loop, "_update", watched)
+    monkeypatch.setattr(loop.Loop, "_step", watched)
     foreword.train(tiny_base(), settings(rows, "watched", steps=4, validate_every=4))
     assert counts == [0] * 4
 
@@ -69,23 +70,23 @@ def test_a_resumed_run_is_the_same_bit_for_bit(rows, late) -> None:
 
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_loss_that_is_not_finite_updates_nothing(rows, late, monkeypatch, step) -> None:
-    real, calls, seen = lm.target_losses, [], []
-    real_apply = loop.Loop._apply
+    real, calls, seen = Predictions.target_losses, [], []
+    real_step = Update._step
 
-    def poisoned(base, batch):
-        losses = real(base, batch)
+    def poisoned(self):
+        losses = real(self)
         if losses.requires_grad:
             calls.append(1)
         return losses * float("nan") if len(calls) == step and losses.requires_grad else losses
 
-    def watched(self, number):
-        before = [parameter.detach().clone() for parameter in self._parameters]
-        real_apply(self, number)
-        same = all(torch.equal(one, other) for one, other in zip(before, self._parameters, strict=True))
-        seen.append((number, same))
+    def watched(self):
+        before = [parameter.detach().clone() for parameter in self.parameters]
+        real_step(self)
+        same = all(torch.equal(one, other) for one, other in zip(before, self.parameters, strict=True))
+        seen.append((len(seen) + 1, same))
 
-    monkeypatch.setattr(lm, "target_losses", poisoned)
-    monkeypatch.setattr(loop.Loop, "_apply", watched)
+    monkeypatch.setattr(Predictions, "target_losses", poisoned)
+    monkeypatch.setattr(Update, "_step", watched)
     with pytest.raises(NonFiniteError, match=rf"step {step}: the loss is not finite; no update was made"):
         foreword.train(tiny_base(), settings(rows, "bad", steps=6, validate_every=6))
     assert seen == [(number, number == step) for number in range(1, step + 1)]

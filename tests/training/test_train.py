@@ -12,9 +12,10 @@ import torch
 import foreword
 from foreword.errors import ConfigError, DataError, NonFiniteError
 from foreword.models.weights import hash_parameters
-from foreword.tasks import lm
+from foreword.tasks import Predictions
 from foreword.training import loop
 from foreword.training.checkpoint import list_checkpoints
+from foreword.training.events import Started
 from foreword.training.schedule import learning_rate
 from tiny import tiny_base
 from training_helpers import equal, settings, tensors, write_rows
@@ -96,7 +97,9 @@ def test_bf16_autocast_learns(rows) -> None:
 
 
 def test_early_stopping_keeps_the_best(rows) -> None:
-    result = foreword.train(tiny_base(), settings(rows, steps=60, lr=100.0, validate_every=2, patience=2))
+    result = foreword.train(
+        tiny_base(), settings(rows, steps=60, lr=100.0, scheduler="constant", validate_every=2, patience=2)
+    )
     assert result.stopped_early
     assert result.steps < 60
     losses = {row["step"]: row["validation_loss"] for row in result.history if "validation_loss" in row}
@@ -106,7 +109,7 @@ def test_early_stopping_keeps_the_best(rows) -> None:
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_nothing_that_is_not_finite_is_applied(rows, monkeypatch, where) -> None:
-    base, real, calls = tiny_base(), lm.target_losses, []
+    base, real, calls = tiny_base(), Predictions.target_losses, []
 
     def poisoned(*arguments):
         losses = real(*arguments)
@@ -120,7 +123,7 @@ def test_nothing_that_is_not_finite_is_applied(rows, monkeypatch, where) -> None
         losses.register_hook(lambda gradient: gradient * float("inf"))
         return losses
 
-    monkeypatch.setattr(lm, "target_losses", poisoned)
+    monkeypatch.setattr(Predictions, "target_losses", poisoned)
     with pytest.raises(
         NonFiniteError, match=rf"step 6: the {where} is not finite; no update was made \(rows .*train\.jsonl:\d+"
     ):
@@ -192,16 +195,13 @@ def test_epochs_count_every_row(rows) -> None:
 def test_bad_rows_are_counted_when_allowed(rows) -> None:
     seen = []
 
-    class Watch:
-        def started(self, run, steps, done, bad_rows):
-            seen.extend(bad_rows)
-
-        def updated(self, row): ...
-        def validated(self, row): ...
+    def watch(event):
+        if isinstance(event, Started):
+            seen.extend(event.bad_rows)
 
     with (rows / "train.jsonl").open("a") as handle:
         handle.write('{"input": 3, "target": "x"}\n')
-    foreword.train(tiny_base(), settings(rows, steps=1, max_bad_rows=1), Watch())
+    foreword.train(tiny_base(), settings(rows, steps=1, max_bad_rows=1), watch)
     assert [str(bad) for bad in seen] == [f"{rows / 'train.jsonl'}:25: field 'input' must be text, not int (3)"]
 
 

@@ -1,16 +1,11 @@
-"""Attention with prefixes: the exact two-part form, its backends, and injection into a model.
+"""The mathematics of attention with prefixes: tensors only, nothing of a model.
 
-merge       the two-part product and its gradient (the fast path)
-reference   concatenation with an explicit mask (what the fast path is held to)
+call        what a model asks of one attention layer
 backends    kernels that return an output and its log-sum-exp
-rows        which rows of a batch use which prefix
-positions   shifting the real tokens' positions
-inject      attaching to a Transformers model, and detaching
-recompute   activation checkpointing that survives the end of an attach
+segments    queries and keys that belong together, as kernels take them
+sharing     which rows of a batch use which prefix, and the prefixes laid end to end
+merge       the two-part product and its gradient (the fast path)
+decoding    the same for one new token per row on CPU
+additions   what gated and memory prefixes add
+reference   concatenation with an explicit mask (what the fast path is held to)
 """
-
-from __future__ import annotations
-
-from foreword.attention.inject import BACKENDS, attach, capture
-
-__all__ = ["BACKENDS", "attach", "capture"]

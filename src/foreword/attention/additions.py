@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from foreword.attention.backends import math_part
 from foreword.attention.call import AttentionCall
 from foreword.attention.merge import fold, pick, rows_of, unfold
-from foreword.merges import Addition, Gated
+from foreword.prefix.kinds import Addition, Gated
 
 
 def add(output: Tensor, call: AttentionCall, addition: Addition, rows: Tensor | None) -> Tensor:
@@ -25,10 +25,10 @@ def add(output: Tensor, call: AttentionCall, addition: Addition, rows: Tensor | 
     addition = type(addition)(*(part.to(output.device, output.dtype) for part in addition))
     query = fold(pick(call.query, rows))  # [1, H, B·n, d_k]
     if isinstance(addition, Gated):
-        found = torch.tanh(addition.gate)[:, None, None] * _attention(call, query, addition)
+        added = torch.tanh(addition.gate)[:, None, None] * _attention(call, query, addition)
     else:
-        found = F.elu(query) @ addition.matrix
-    change = unfold(found, rows_of(call.query, rows))
+        added = F.elu(query) @ addition.matrix
+    change = unfold(added, rows_of(call.query, rows))
     return output + change if rows is None else output.index_add(0, rows, change)
 
 
@@ -48,15 +48,15 @@ def reference_add(output: Tensor, call: AttentionCall, rows: list[Addition | Non
     return torch.stack([_one_row(output[row], call, row, addition) for row, addition in enumerate(rows)])
 
 
-def _one_row(own: Tensor, call: AttentionCall, row: int, addition: Addition | None) -> Tensor:
+def _one_row(local: Tensor, call: AttentionCall, row: int, addition: Addition | None) -> Tensor:
     query = call.query[row]  # [H, n, d_k]
     if addition is None:
-        return own
+        return local
     if not isinstance(addition, Gated):
-        return own + F.elu(query) @ addition.matrix.to(query)
+        return local + F.elu(query) @ addition.matrix.to(query)
     groups = query.shape[0] // addition.key.shape[0]
     key, value = (part.to(query).repeat_interleave(groups, 0) for part in (addition.key, addition.value))
     scores = query @ key.transpose(-1, -2) * call.scale
     if call.softcap is not None:
         scores = call.softcap * torch.tanh(scores / call.softcap)
-    return own + torch.tanh(addition.gate.to(query))[:, None, None] * (torch.softmax(scores, -1) @ value)
+    return local + torch.tanh(addition.gate.to(query))[:, None, None] * (torch.softmax(scores, -1) @ value)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foreword.attention.call import NEG_INF, AttentionCall, causal_mask
+from foreword.attention.segments import Segments, as_batch, concatenated, from_batch
 
 aten = torch.ops.aten
 FEW = 16  # queries of a head, as in decoding, up to which heads that share keys are computed together on CPU
@@ -37,16 +38,15 @@ Forward = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], Part]
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Part, Tensor | None, bool, float], tuple[Tensor, Tensor, Tensor]]
 
 
-# boundaries of queries and of keys, int32 [segments + 1]; the longest of each
-Cut = tuple[Tensor, Tensor, int, int]
-
-
 @dataclass(frozen=True)
 class Varlen:
-    """forward(q, k, v, cut, causal, scale); backward(grad, q, k, v, merged part, cut, causal, scale). All `[1, H, N, d]`."""
+    """A kernel over segments; every tensor is `[1, H, N, d]`.
 
-    forward: Callable[[Tensor, Tensor, Tensor, Cut, bool, float], Part]
-    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Part, Cut, bool, float], tuple[Tensor, Tensor, Tensor]]
+    forward(q, k, v, segments, causal, scale); backward(grad, q, k, v, merged part, segments, causal, scale).
+    """
+
+    forward: Callable[[Tensor, Tensor, Tensor, Segments, bool, float], Part]
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Part, Segments, bool, float], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Flash:
     """forward(q, k, v, mask, causal, scale); backward(grad, q, k, v, merged part, mask, causal, scale).
 
     multiple: head widths must be a multiple of it; others are filled up with zeros. varlen: the same over segments, where
-    the kernel knows them (see `segments`).
+    the kernel knows them.
     """
 
     name: str
@@ -62,6 +62,50 @@ class Flash:
     backward: Backward
     multiple: int = 1
     varlen: Varlen | None = None
+
+    def forward_segments(
+        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float
+    ) -> Part:
+        """Output `[1, H, N, d]` and log-sum-exp `[1, H, N]` of query `[1, H, N, d]`, key and value `[1, H_kv, M, d]`."""
+        if self.varlen is not None:
+            return self.varlen.forward(query, key, value, segments, causal, scale)
+        parts = [
+            self.forward(
+                as_batch(query, count, queries),
+                as_batch(key, count, keys),
+                as_batch(value, count, keys),
+                None,
+                causal,
+                scale,
+            )
+            for count, queries, keys in segments.runs
+        ]
+        outputs, lses = [from_batch(part.output) for part in parts], [from_batch(part.lse) for part in parts]
+        return Part(concatenated(outputs), concatenated(lses))
+
+    def backward_segments(
+        self,
+        grad: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        part: Part,
+        segments: Segments,
+        causal: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of query, key and value, in their shapes. part: merged output and log-sum-exp."""
+        if self.varlen is not None:
+            return self.varlen.backward(grad, query, key, value, part, segments, causal, scale)
+        gradients = []
+        for count, queries, keys in segments.runs:
+            merged = Part(as_batch(part.output, count, queries), as_batch(part.lse, count, queries))
+            inputs = (as_batch(grad, count, queries), as_batch(query, count, queries))
+            keys_values = (as_batch(key, count, keys), as_batch(value, count, keys))
+            run = self.backward(*inputs, *keys_values, merged, None, causal, scale)
+            gradients.append([from_batch(gradient) for gradient in run])
+        dq, dk, dv = ([run[index] for run in gradients] for index in range(3))
+        return concatenated(dq), concatenated(dk), concatenated(dv)
 
 
 def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Part:
@@ -116,20 +160,33 @@ def _cuda_backward(
     return dq, _sum_heads(dk, heads), _sum_heads(dv, heads)
 
 
-def _varlen_forward(q: Tensor, k: Tensor, v: Tensor, cut: Cut, causal: bool, scale: float) -> Part:
+def _varlen_forward(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool, scale: float) -> Part:
     flat = (part[0].transpose(0, 1) for part in (q, k, v))  # [N, H, d]
-    results = aten._flash_attention_forward(*flat, *cut, 0.0, causal, False, scale=scale)
+    results = aten._flash_attention_forward(
+        *flat, *segments.varlen_arguments(q.device), 0.0, causal, False, scale=scale
+    )
     return Part(results[0].transpose(0, 1).unsqueeze(0), results[1].unsqueeze(0))  # lse is [H, N]
 
 
 def _varlen_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, part: Part, cut: Cut, causal: bool, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, part: Part, segments: Segments, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad, q, k, v, output = (tensor[0].transpose(0, 1) for tensor in (grad, q, k, v, part.output))
     seed = torch.zeros(2, dtype=torch.uint64, device=q.device)  # dropout state; unused at dropout 0
     offset = torch.zeros((), dtype=torch.uint64, device=q.device)
     dq, dk, dv = aten._flash_attention_backward(
-        grad, q, k, v, output, part.lse[0].contiguous(), *cut, 0.0, causal, seed, offset, scale=scale
+        grad,
+        q,
+        k,
+        v,
+        output,
+        part.lse[0].contiguous(),
+        *segments.varlen_arguments(q.device),
+        0.0,
+        causal,
+        seed,
+        offset,
+        scale=scale,
     )
     return dq.transpose(0, 1)[None], dk.transpose(0, 1)[None], dv.transpose(0, 1)[None]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from foreword.attention.backends import FLASH_CPU, Flash, sharing_keys
 from foreword.attention.call import NEG_INF, AttentionCall
-from foreword.attention.joined import Plan
-from foreword.attention.segments import Segments, keys_of
+from foreword.attention.segments import Segments, as_batch
+from foreword.attention.sharing import Plan
 
 
 def fits(call: AttentionCall, flash: Flash, plan: Plan) -> bool:
@@ -33,15 +33,19 @@ def attend(call: AttentionCall, segments: Segments, pk: Tensor, pv: Tensor) -> T
     if call.hidden is not None:  # the kernel reports 0 for a query that sees no key
         lse = lse.masked_fill(call.hidden.expand(batch, heads, 1).reshape(query.shape[:3]), NEG_INF)
     output = local.contiguous()  # as the kernel writes it
-    for run in segments.runs:
-        rows = slice(run.first_query, run.first_query + run.number * run.queries)
-        cut = (run.number, run.queries, *query.shape[1:3])  # [prefixes, rows, H_kv, heads of each]
-        own = query[rows].view(*cut, width).transpose(1, 2)
+    for count, rows, keys in segments.runs:
+        shape = (count, (rows.stop - rows.start) // count, *query.shape[1:3])  # [prefixes, rows, H_kv, heads of each]
+        folded = query[rows].view(*shape, width).transpose(1, 2)
         part = FLASH_CPU.forward(
-            own.flatten(2, 3), keys_of(pk[None], run), keys_of(pv[None], run), None, False, call.scale
+            folded.flatten(2, 3),
+            as_batch(pk[None], count, keys),
+            as_batch(pv[None], count, keys),
+            None,
+            False,
+            call.scale,
         )
-        alpha = torch.sigmoid(part.lse.view(own.shape[:4]).transpose(1, 2) - lse[rows].view(cut))
-        output[rows].view(*cut, width).lerp_(
-            part.output.reshape(own.shape).transpose(1, 2), alpha.unsqueeze(-1).to(output.dtype)
+        alpha = torch.sigmoid(part.lse.view(folded.shape[:4]).transpose(1, 2) - lse[rows].view(shape))
+        output[rows].view(*shape, width).lerp_(
+            part.output.reshape(folded.shape).transpose(1, 2), alpha.unsqueeze(-1).to(output.dtype)
         )
     return output.view(batch, heads, 1, width)

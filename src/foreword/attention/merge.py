@@ -23,42 +23,41 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foreword.attention import decoding, segments
+from foreword.attention import decoding
 from foreword.attention.backends import Flash, Part, math_part
 from foreword.attention.call import NEG_INF, AttentionCall
-from foreword.attention.joined import Joined, Plan, put, take
 from foreword.attention.segments import Segments
+from foreword.attention.sharing import Plan, Shared, put, take
 
 
 def two_part_attention(
-    call: AttentionCall, joined: Joined | None, flash: Flash | None, packed: Segments | None = None
+    call: AttentionCall, shared: Shared | None, flash: Flash | None, packed: Segments | None = None
 ) -> Tensor:
-    """Attention output `[B, H, n, d_v]` where the rows that `joined` names also see their prefix.
+    """Attention output `[B, H, n, d_v]` where the rows that `shared` names also see their prefix.
 
     flash: the backend that computes `call`; None: plain tensor operations. packed: the batch is one row of tokens, cut
-    into these segments, which don't see each other; then `joined` counts tokens as rows.
+    into these segments, which don't see each other; then `shared` counts tokens as rows.
     """
-    if joined is not None:
+    if shared is not None:
         place = call.query.device, call.query.dtype
-        joined = joined._replace(key=joined.key.to(*place), value=joined.value.to(*place))
+        shared = shared._replace(key=shared.key.to(*place), value=shared.value.to(*place))
     if flash is None:
-        return _math(call, joined, packed)
+        return _math(call, shared, packed)
     width, value_width = call.query.shape[-1], call.value.shape[-1]
     widest = -(-max(width, value_width) // flash.multiple) * flash.multiple
     if {width, value_width} != {widest}:  # kernels want one width; zeros change neither scores nor outputs
         call = replace(
             call, query=widen(call.query, widest), key=widen(call.key, widest), value=widen(call.value, widest)
         )
-        if joined is not None:
-            joined = joined._replace(key=widen(joined.key, widest), value=widen(joined.value, widest))
-    kv = (None, None) if joined is None else (joined.key, joined.value)
-    plan = _plan(call, joined, packed)
+        if shared is not None:
+            shared = shared._replace(key=widen(shared.key, widest), value=widen(shared.value, widest))
+    plan, *kv = (None, None, None) if shared is None else shared
     if torch.is_grad_enabled():
         output: Tensor = TwoPart.apply(  # type: ignore[no-untyped-call]
             call, flash, plan, packed, call.query, call.key, call.value, call.sinks, *kv
         )
-    elif joined is not None and plan is not None and packed is None and decoding.fits(call, flash, plan):
-        output = decoding.attend(call, plan.segments, joined.key, joined.value)
+    elif shared is not None and packed is None and decoding.fits(call, flash, shared.plan):
+        output = decoding.attend(call, shared.plan.segments, shared.key, shared.value)
     else:
         output = _two_parts(call, flash, plan, packed, *kv).output
     return output[..., :value_width]
@@ -73,13 +72,13 @@ def _two_parts(
     if packed is None:
         part = flash.forward(query, key, value, call.mask, causal, scale)
     else:
-        part = segments.forward(flash, query, key, value, packed, causal, scale)
+        part = flash.forward_segments(query, key, value, packed, causal, scale)
     if sinks is not None:
         part, hidden = with_sinks(_with_hidden(part, hidden, None), sinks), None
     if plan is None or pk is None or pv is None:
         return part
-    own = segments.forward(flash, take(fold(query), plan.order), pk[None], pv[None], plan.segments, False, scale)
-    return _merged(part, own, plan.order, hidden)
+    prefix = flash.forward_segments(take(fold(query), plan.order), pk[None], pv[None], plan.segments, False, scale)
+    return _merged(part, prefix, plan.order, hidden)
 
 
 class TwoPart(torch.autograd.Function):
@@ -113,48 +112,44 @@ class TwoPart(torch.autograd.Function):
         if packed is None:
             dq, dk, dv = flash.backward(grad, query, key, value, part, mask, causal, scale)
         else:
-            dq, dk, dv = segments.backward(flash, grad, query, key, value, part, packed, causal, scale)
+            dq, dk, dv = flash.backward_segments(grad, query, key, value, part, packed, causal, scale)
         dpk = dpv = None
         if pk is not None:
-            order, cut = plan
-            own = Part(take(fold(output), order), take(fold_lse(lse), order))
-            given = take(fold(grad), order), take(fold(query), order), pk[None], pv[None]
-            dq_own, dpk, dpv = segments.backward(flash, *given, own, cut, False, scale)
-            dq = _plus(dq, dq_own, order)
+            order, segments = plan
+            merged = Part(take(fold(output), order), take(fold_lse(lse), order))
+            inputs = take(fold(grad), order), take(fold(query), order), pk[None], pv[None]
+            dq_prefix, dpk, dpv = flash.backward_segments(*inputs, merged, segments, False, scale)
+            dq = _plus(dq, dq_prefix, order)
             dpk, dpv = dpk[0], dpv[0]
         dsinks = None if sinks is None or not ctx.needs_input_grad[7] else _sinks_gradient(grad, part, sinks)
         return (None, None, None, None, dq, dk, dv, dsinks, dpk, dpv)
 
 
-def _plan(call: AttentionCall, joined: Joined | None, packed: Segments | None) -> Plan | None:
-    if joined is None:
-        return None
-    return joined.uses.plan(call.query.shape[2] if packed is None else 1, joined.lengths)
-
-
-def _math(call: AttentionCall, joined: Joined | None, packed: Segments | None) -> Tensor:
+def _math(call: AttentionCall, shared: Shared | None, packed: Segments | None) -> Tensor:
     """The same in plain tensor operations, differentiated by autograd."""
     part = math_part(call, call.key, call.value, local=True) if packed is None else _math_segments(call, packed)
     if call.sinks is not None:
         part = with_sinks(part, call.sinks)
-    plan = _plan(call, joined, packed)
-    if plan is None or joined is None:
+    if shared is None:
         return part.output
-    chosen = replace(call, query=take(fold(call.query), plan.order), key=joined.key[None], value=joined.value[None])
-    own = _math_segments(chosen, plan.segments, local=False)
-    return _merged(part, own, plan.order, None).output
+    order, segments = shared.plan
+    chosen = replace(call, query=take(fold(call.query), order), key=shared.key[None], value=shared.value[None])
+    prefix = _math_segments(chosen, segments, local=False)
+    return _merged(part, prefix, order, None).output
 
 
-def _math_segments(call: AttentionCall, cut: Segments, local: bool = True) -> Part:
-    queries = torch.split(call.query, list(cut.queries), 2)
-    pairs = zip(torch.split(call.key, list(cut.keys), 2), torch.split(call.value, list(cut.keys), 2), strict=True)
+def _math_segments(call: AttentionCall, segments: Segments, local: bool = True) -> Part:
+    queries = torch.split(call.query, list(segments.queries), 2)
+    pairs = zip(
+        torch.split(call.key, list(segments.keys), 2), torch.split(call.value, list(segments.keys), 2), strict=True
+    )
     parts = [
         math_part(replace(call, query=query), *pair, local=local) for query, pair in zip(queries, pairs, strict=True)
     ]
     return Part(torch.cat([part.output for part in parts], 2), torch.cat([part.lse for part in parts], 2))
 
 
-def _merged(part: Part, own: Part, order: Tensor | None, hidden: Tensor | None) -> Part:
+def _merged(part: Part, prefix: Part, order: Tensor | None, hidden: Tensor | None) -> Part:
     """`part` `[B, H, n, d]` with the prefix's part of the queries `order`, `[1, H, N, d]`, merged into it."""
     batch = part.output.shape[0]
     output, lse = fold(part.output), fold_lse(part.lse)
@@ -162,7 +157,7 @@ def _merged(part: Part, own: Part, order: Tensor | None, hidden: Tensor | None) 
     if hidden is not None:
         heads, n = part.lse.shape[1:]
         local = _with_hidden(local, fold_lse(hidden.expand(batch, heads, n)), order)
-    merged = merge(local, own)
+    merged = merge(local, prefix)
     return unfold_part(Part(put(output, order, merged.output), put(lse, order, merged.lse)), batch)
 
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from foreword.models import Base
+    from foreword.base import Base
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
@@ -40,19 +40,6 @@ Template = Annotated[
 ]
 SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder.")]
 Prefix = Annotated[str | None, typer.Option("--prefix", help="A saved prefix's folder. Default: the plain base.")]
-TaskOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--task-option",
-        metavar="NAME=VALUE",
-        help="A setting of the task, for instance --task-option 'words={good: [great, fine], bad: terrible}'.",
-    ),
-]
-MaxBadRows = Annotated[
-    int | None, typer.Option("--max-bad-rows", help="Bad rows allowed; each is reported and left out. Default: 0.")
-]
-Rows = Annotated[int | None, typer.Option("--rows", help="Only the first so many rows to measure on.")]
-MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Longest answer. Default: 64.")]
 
 
 def out() -> Console:
@@ -69,19 +56,6 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def unescape(template: str | None) -> str | None:
-    r"""A template from the shell: `\n`, `\t` and `\\` mean new line, tab and backslash."""
-    if template is None:
-        return None
-    marked = template.replace("\\\\", "\0")
-    return marked.replace("\\n", "\n").replace("\\t", "\t").replace("\0", "\\")
-
-
-def given(**flags: Any) -> dict[str, Any]:
-    """The flags that were actually given."""
-    return {name: value for name, value in flags.items() if value is not None}
-
-
 def load_base(
     model: str,
     dtype: str | None = None,
@@ -93,7 +67,7 @@ def load_base(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
 
-    from foreword.models import load
+    from foreword.base import load
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -111,33 +85,10 @@ def model_for(model: str | None, prefix: str | None) -> str:
     if model is not None:
         return model
     if prefix is not None:
-        from foreword.format import read_manifest
+        from foreword.prefix.stored import read_manifest
 
         return str(read_manifest(Path(prefix))["base"].get("source") or DEFAULT_MODEL)
     return DEFAULT_MODEL
-
-
-def names(text: str | None) -> tuple[str, ...] | None:
-    """Names with commas between them."""
-    return None if text is None else tuple(name.strip() for name in text.split(","))
-
-
-def pairs(flag: str, entries: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE entries, values read as YAML does: 3 is a number, true a truth value."""
-    import yaml
-
-    from foreword.errors import ConfigError
-
-    pairs: dict[str, Any] = {}
-    for entry in entries or []:
-        name, equals, value = entry.partition("=")
-        if not equals or not name:
-            raise ConfigError(flag, f"{entry!r} must be NAME=VALUE")
-        try:
-            pairs[name.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(flag, f"{entry!r}: {' '.join(str(error).split())}") from error
-    return pairs
 
 
 @contextmanager

@@ -4,85 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.table import Table
 
 from foreword.cli import common
+from foreword.cli.flags import values, with_flags
+from foreword.config import CompressConfig
 
 if TYPE_CHECKING:
-    from foreword.compression import CompressResult, Measured
+    from foreword.compression import CompressResult, MeasuredChoice
 
 
+@with_flags(CompressConfig, without=("model",))
 def command(
     prefix: common.SavedPrefix,
-    choices: Annotated[
-        str | None,
-        typer.Option(
-            "--choices",
-            help="Some of svd-R, int8, drop-to-1/N, merge-to-1/N, drop-to-1/N+int8, …, with commas. "
-            "Default: a dozen of them.",
-        ),
-    ] = None,
-    recover: Annotated[
-        int | None, typer.Option("--recover", help="Steps of recovery training for each choice. Default: 0, none.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Recovery's peak learning rate. Default: 0.03.")] = None,
-    keep_loss: Annotated[
-        str | None,
-        typer.Option("--keep-loss", help="Pick the smallest whose validation loss is at most this much higher: 1%."),
-    ] = None,
-    max_kb: Annotated[
-        float | None, typer.Option("--max-kb", help="Pick the lowest validation loss of at most so many KB.")
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", help="Folder for what is picked. Default: PREFIX with -compressed behind its name."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="Training rows, for attention mass and recovery. Default: the prefix's own."),
-    ] = None,
-    validation: Annotated[
-        str | None, typer.Option("--validation", help="Rows to measure on. Default: those of the prefix's training.")
-    ] = None,
-    rows: common.Rows = None,
     model: common.Model = None,
-    template: common.Template = None,
-    no_bleu: Annotated[bool, typer.Option("--no-bleu", help="Measure the loss alone: no generation.")] = False,
-    max_new_tokens: common.MaxNewTokens = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Rows at once. Default: as the prefix was trained.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Order of rows. Default: as the prefix was trained.")
-    ] = None,
-    dtype: common.Dtype = None,
-    device: common.Device = None,
-    quantise: common.Quantise = None,
-    lora: common.Lora = None,
     json: common.Json = False,
     debug: common.Debug = False,
+    **flags: Any,
 ) -> None:
     """Measure ways to make a trained prefix smaller: bytes against validation loss and BLEU. With --keep-loss or --max-kb one is picked and written.
 
     Example: foreword compress runs/e2e/prefix --keep-loss 1% --output prefixes/e2e-small
     """
     from foreword.compression.data import recorded_settings
-    from foreword.config import CompressConfig
-    from foreword.format import read_manifest
+    from foreword.prefix.stored import read_manifest
     from foreword.settings import build
 
-    flags = common.given(
-        choices=common.names(choices), recover=recover, lr=lr, keep_loss=_share(keep_loss), max_kb=max_kb, output=output,
-        data=data, validation=validation, validation_rows=rows, template=common.unescape(template),
-        max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed, dtype=dtype, device=device, quantise=quantise,
-        lora=lora,
-    )  # fmt: skip
+    given = values(CompressConfig, flags)
     recorded = recorded_settings(read_manifest(Path(prefix))["record"])
-    flags = recorded | flags | {"prefix": prefix, "bleu": not no_bleu, "model": common.model_for(model, prefix)}
-    config = build(CompressConfig, flags, "flags")
+    given = recorded | given | {"prefix": prefix, "model": common.model_for(model, prefix)}
+    config = build(CompressConfig, given, "flags")
     from foreword.compression import CompressResult
     from foreword.compression.run import check, keep, sweep
     from foreword.errors import CompressionError
@@ -102,18 +55,6 @@ def command(
     _report(result, json)
 
 
-def _share(text: str | None) -> float | None:
-    """`1%` and `0.01` are both a hundredth. Raises `ConfigError`."""
-    from foreword.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError as error:
-        raise ConfigError("--keep-loss", f"{text!r} must be a share such as 1% or 0.01") from error
-
-
 def _report(result: CompressResult, as_json: bool) -> None:
     picked = None if result.picked is None else result.picked.choice
     where = None if result.output is None else str(result.output)
@@ -130,7 +71,7 @@ def _report(result: CompressResult, as_json: bool) -> None:
         console.print(f"use it   foreword generate --prefix {where} 'your input'", soft_wrap=True)
 
 
-def _row(row: Measured, whole: Measured) -> dict[str, Any]:
+def _row(row: MeasuredChoice, whole: MeasuredChoice) -> dict[str, Any]:
     return {
         "choice": row.choice,
         "virtual_tokens": row.tokens,
@@ -144,7 +85,7 @@ def _row(row: Measured, whole: Measured) -> dict[str, Any]:
     }
 
 
-def _table(rows: Sequence[Measured], picked: str | None) -> Table:
+def _table(rows: Sequence[MeasuredChoice], picked: str | None) -> Table:
     whole, recovered = rows[0], any(row.recovered for row in rows)
     table = Table()
     names = ["choice", "tokens", "KB", "of the bytes", "validation loss ↓", "change", "BLEU ↑"]

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from foreword.cli import common
+from foreword.cli.flags import unescape
 
 
 def command(
@@ -50,7 +51,7 @@ def command(
             inputs,
             attached,
             max_new_tokens=max_new_tokens,
-            template=common.unescape(template),
+            template=None if template is None else unescape(template),
             batch_size=batch_size,
             progress=progress,
         )

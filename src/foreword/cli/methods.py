@@ -59,9 +59,8 @@ def command(
 
 def _rows(name: str, length: int) -> tuple[list[dict[str, Any]], int]:
     """(a row per method, parameters of the model)."""
-    from foreword.merges import MERGES
+    from foreword.base.loading import empty_model, load_config
     from foreword.methods import METHODS
-    from foreword.models.loading import empty_model, load_config
     from foreword.models.slots import embedding_width, find_slots
 
     model = empty_model(load_config(name))
@@ -71,7 +70,7 @@ def _rows(name: str, length: int) -> tuple[list[dict[str, Any]], int]:
     rows = []
     for key, method in METHODS.items():
         count = method.count(slots, length, width, method.parse_options({}))
-        merge = method.merge(model)
+        kind = method.kind(model)
         rows.append(
             {
                 "method": key,
@@ -81,9 +80,9 @@ def _rows(name: str, length: int) -> tuple[list[dict[str, Any]], int]:
                 "share": count / whole,
                 "saving": 1 - count / direct,
                 "learning_rate": method.default_lr,
-                "merge": merge,
-                "is_cache": MERGES[merge].is_cache,
-                "exports_as": MERGES[merge].export,
+                "merge": kind.name,
+                "is_cache": kind.is_cache,
+                "exports_as": kind.export,
             }
         )
     return rows, whole

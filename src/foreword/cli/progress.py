@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from foreword.data.readers import BadRow
+from foreword.training.events import Event, Sampled, Started, Stepped, Validated
 
 
 class TrainingProgress:
@@ -39,21 +38,22 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
-    def started(self, run: Path, steps: int, done: int, bad_rows: list[BadRow]) -> None:
-        for bad in bad_rows:
-            self._console.print(f"note: left out {bad}", soft_wrap=True)
-        if self._task is None:
-            self._task = self._bar.add_task(self._text(), total=steps)
-        self._bar.update(self._task, completed=done)
-
-    def updated(self, row: dict[str, Any]) -> None:
-        self._loss = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,.0f} target tokens/s"
-        self._bar.update(self._task, completed=row["step"], description=self._text())
-
-    def validated(self, row: dict[str, Any]) -> None:
-        self._validation = f"validation {row['validation_loss']:.3f}"
-        if self._task is not None:
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._start(event)
+        elif isinstance(event, Stepped):
+            self._loss = f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} target tokens/s"
+            self._bar.update(self._task, completed=event.step, description=self._text())
+        elif isinstance(event, Validated):
+            self._validation = f"validation {event.validation_loss:.3f}"
             self._bar.update(self._task, description=self._text())
+        elif isinstance(event, Sampled) and self._console.is_terminal:
+            self._console.print(f"{event.where}: {event.answer!r} (target {event.target!r})", soft_wrap=True)
+
+    def _start(self, event: Started) -> None:
+        for bad in event.bad_rows:
+            self._console.print(f"note: left out {bad}", soft_wrap=True)
+        self._task = self._bar.add_task(self._text(), total=event.steps, completed=event.done)
 
     def _text(self) -> str:
         return "  ".join(part for part in (self._loss, self._validation) if part) or "starting"

@@ -23,9 +23,8 @@ def command(
 
     Example: foreword show runs/e2e/prefix
     """
-    from foreword.format import read_manifest
-    from foreword.merges import MERGES
     from foreword.prefix import Prefix
+    from foreword.prefix.stored import read_manifest
 
     loaded = Prefix.load(prefix)
     manifest = read_manifest(Path(prefix))
@@ -47,7 +46,7 @@ def command(
         "size": f"{common.kilobytes(Path(prefix)):,.0f} KB",
         "position offset": str(loaded.position_offset),
         "merge": loaded.merge,
-        "exports as": MERGES[loaded.merge].export,
+        "exports as": loaded.kind.export,
         "base": f"{base['source']} ({base['architecture']})",
         "base weights": f"{base['weights']}"
         + (f", dequantised {base['quantisation']}" if base["quantisation"] else ""),

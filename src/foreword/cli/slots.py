@@ -25,7 +25,7 @@ def command(
 
     Example: foreword slots gpt2-medium/config.json --length 100
     """
-    from foreword.models.loading import empty_model, load_config
+    from foreword.base.loading import empty_model, load_config
     from foreword.models.slots import find_slots
 
     found = find_slots(empty_model(load_config(model)))

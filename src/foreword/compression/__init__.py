@@ -12,7 +12,7 @@ pick        which of the measured choices to keep
 
 from __future__ import annotations
 
-from foreword.compression.pick import Measured
+from foreword.compression.pick import MeasuredChoice
 from foreword.compression.run import CompressResult, compress
 
-__all__ = ["CompressResult", "Measured", "compress"]
+__all__ = ["CompressResult", "MeasuredChoice", "compress"]

@@ -17,13 +17,13 @@ from functools import partial
 
 from torch import Tensor
 
+from foreword.base import Base
 from foreword.compression import tokens
 from foreword.compression.forms import PLAIN, Form, Student
 from foreword.compression.int8 import int8_form
 from foreword.compression.mass import require_decoder_alone
 from foreword.compression.svd import svd_form
 from foreword.errors import CompressionError, ConfigError
-from foreword.models import Base
 from foreword.prefix import Prefix
 
 Shorten = Callable[[Prefix, Mapping[str, Tensor], Fraction], Prefix]
@@ -89,7 +89,7 @@ def require_compressible(base: Base, prefix: Prefix) -> None:
     task = trained.get("task", "lm") if isinstance(trained, Mapping) else "lm"
     if task != "lm":
         raise CompressionError(f"the prefix was trained for {task}; what a compressed one does is measured by lm alone")
-    if prefix.merge != "softmax":
+    if not prefix.kind.is_cache:
         raise CompressionError(
             f"a prefix of merge {prefix.merge!r} can't be compressed; only one that joins attention by softmax can"
         )

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from foreword.base import Base
 from foreword.config import CompressConfig
-from foreword.data import Example, load_examples
+from foreword.data import Example, Reading
 from foreword.data.order import HELD_OUT, held_out, permutation
 from foreword.errors import ConfigError
-from foreword.models import Base
 from foreword.prefix import Prefix
-from foreword.settings import build, to_dict
-from foreword.tasks.lm import LanguageModelling, renderer_for
-
-# What a training record's config says about its data, under the names that CompressConfig has for it
-_RECORDED = (
-    "data", "validation", "validation_rows", "template", "input_field", "target_field", "max_bad_rows", "max_tokens",
-    "batch_size", "seed",
-)  # fmt: skip
+from foreword.settings import about_data, build, to_dict
+from foreword.tasks import LanguageModelling, TaskSettings
 
 
 @dataclass(frozen=True)
-class Rows:
-    """validation: the measured rows. training: others, empty if nothing needs them. stops: ids that end an answer."""
+class SweepRows:
+    """task: what is asked. validation: the measured rows. training: others, empty if nothing needs them."""
 
+    task: LanguageModelling
     validation: list[Example]
     training: list[Example]
-    stops: list[int]
 
     def for_mass(self, count: int, seed: int) -> list[Example]:
         """`count` rows drawn by `seed`, of the training rows where there are any."""
@@ -39,7 +33,8 @@ class Rows:
 def recorded_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of `CompressConfig` that a prefix's own record knows: where its data are and how they are read."""
     config = record.get("config")
-    return {name: config[name] for name in _RECORDED if name in config} if isinstance(config, Mapping) else {}
+    known = about_data(CompressConfig)
+    return {name: config[name] for name in known if name in config} if isinstance(config, Mapping) else {}
 
 
 def with_recorded(config: CompressConfig, record: Mapping[str, Any]) -> CompressConfig:
@@ -52,31 +47,27 @@ def with_recorded(config: CompressConfig, record: Mapping[str, Any]) -> Compress
     return build(CompressConfig, to_dict(config) | left, "the prefix's record")
 
 
-def load_rows(base: Base, prefix: Prefix, config: CompressConfig, *, needs_training: bool) -> Rows:
+def load_rows(base: Base, prefix: Prefix, config: CompressConfig, *, needs_training: bool) -> SweepRows:
     """Read the rows of `config`. Raises `ConfigError` if no data are known, `DataError` for what can't be read."""
     if not config.data and config.validation is None:
         raise ConfigError("data", "the prefix's record names none; name training rows (data) and validation rows")
     if config.recover and not config.data:
         raise ConfigError("data", "recovery trains on training rows; name them")
     template = config.template or prefix.record.get("template")
-    renderer = renderer_for(base, template, config.input_field or LanguageModelling.input_field)
-    settings: dict[str, Any] = {
-        "target_field": config.target_field or LanguageModelling.target_field,
-        "max_tokens": config.max_tokens or base.max_positions - max(prefix.length, prefix.position_offset),
-        "max_bad_rows": config.max_bad_rows,
-    }
-    stops = renderer.stop_ids(base.model.generation_config)
+    task = LanguageModelling(base, TaskSettings(template, config.input_field, config.target_field))
+    most = config.max_tokens or base.max_positions - max(prefix.length, prefix.position_offset)
+    reading = Reading(max_tokens=most, max_bad_rows=config.max_bad_rows)
     training: list[Example] = []
     if config.data and (needs_training or config.validation is None):
-        training, _ = load_examples(config.data, renderer, **settings)
+        training, _ = task.load(config.data, reading)
     if config.validation is not None:
-        limit = config.validation_rows
-        measured, _ = load_examples(config.validation, renderer, **settings, limit=limit, split="validation")
-        return Rows(measured, training, stops)
+        reading = replace(reading, limit=config.validation_rows, split="validation")
+        measured, _ = task.load(config.validation, reading)
+        return SweepRows(task, measured, training)
     chosen = _held_out(prefix, config, len(training))
     left_out = set(chosen)
     kept = [example for index, example in enumerate(training) if index not in left_out]
-    return Rows([training[index] for index in chosen[: config.validation_rows]], kept, stops)
+    return SweepRows(task, [training[index] for index in chosen[: config.validation_rows]], kept)
 
 
 def _held_out(prefix: Prefix, config: CompressConfig, count: int) -> list[int]:

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from foreword.encoding import Encoded
 from foreword.prefix import KV, Prefix
+from foreword.prefix.encoding import Encoded
 
 
 @dataclass(frozen=True)

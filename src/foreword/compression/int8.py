@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from foreword.compression.forms import PLAIN, Form
-from foreword.encoding import Encoded
 from foreword.errors import CompressionError
+from foreword.prefix.encoding import Encoded
 
 STEPS = 127
 

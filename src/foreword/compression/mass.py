@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from foreword.attach.inject import observed
 from foreword.attention.backends import math_part
 from foreword.attention.call import AttentionCall
-from foreword.attention.inject import observed
 from foreword.attention.merge import with_sinks
+from foreword.base import Base
 from foreword.data.examples import Example
 from foreword.errors import UnsupportedModelError
-from foreword.models import Base
 from foreword.prefix import KV, Prefix
 from foreword.tasks.lm import collate, target_logits
 

@@ -11,7 +11,7 @@ from foreword.errors import CompressionError
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredChoice:
     """A choice, what came of it and what it costs.
 
     choice: its name. compressed: the smaller prefix. tokens: virtual tokens of its longest slot. num_bytes: of the
@@ -30,7 +30,7 @@ class Measured:
     note: str | None = None
 
 
-def smallest_within(rows: Sequence[Measured], share: float) -> Measured:
+def smallest_within(rows: Sequence[MeasuredChoice], share: float) -> MeasuredChoice:
     """The smallest of `rows[1:]` whose loss is at most `share` above that of `rows[0]`, the uncompressed one.
 
     One that isn't smaller than `rows[0]` doesn't count. Raises `CompressionError` that names the nearest.
@@ -48,7 +48,7 @@ def smallest_within(rows: Sequence[Measured], share: float) -> Measured:
     )
 
 
-def best_under(rows: Sequence[Measured], max_kb: float) -> Measured:
+def best_under(rows: Sequence[MeasuredChoice], max_kb: float) -> MeasuredChoice:
     """The lowest loss among the rows of at most `max_kb` KB of 1,000 bytes, the uncompressed one included.
 
     Raises `CompressionError` that names the smallest.

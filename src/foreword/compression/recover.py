@@ -9,19 +9,20 @@ gradient, the kept tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from foreword.base import Base
 from foreword.compression.forms import Student
 from foreword.data.examples import Example
 from foreword.data.order import batches
 from foreword.errors import NonFiniteError
-from foreword.models import Base
+from foreword.methods.base import ParameterGroup
 from foreword.prefix import Prefix
 from foreword.tasks.lm import Batch, collate, target_logits
+from foreword.training.update import Update
 
 CLIP = 1.0
 
@@ -43,24 +44,20 @@ def recover(
     other rows: measure both. Raises `NonFiniteError` before an update that a NaN or infinity would spoil.
     """
     student.to(base.device)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0)
+    update = Update([ParameterGroup(list(student.parameters()))], lr, clip=CLIP)
     order = batches([example.num_tokens for example in examples], batch_size, seed)
     losses: list[float] = []
     for step, indices in zip(range(steps), order, strict=False):
         chosen = [examples[index] for index in indices]
         loss = divergence(base, teacher, student(), collate(chosen, base))
-        optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        norm, value = torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP), float(loss.detach())
-        if not (math.isfinite(value) and bool(torch.isfinite(norm))):
+        value = float(loss.detach())
+        update.set_rate(lr * (1 - step / steps))
+        if (what := update.apply(value)) is not None:
             rows = ", ".join(example.where for example in chosen)
             raise NonFiniteError(
-                f"recovery step {step + 1}: loss {value}, gradient norm {float(norm)} (rows {rows}); "
-                "a lower lr may help"
+                f"recovery step {step + 1}: the {what} is not finite (rows {rows}); a lower lr may help"
             )
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - step / steps)
-        optimizer.step()
         losses.append(value)
     return losses
 

@@ -5,28 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from foreword.base import Base
 from foreword.compression.choices import UNCOMPRESSED, Choice, default_names, parse, require_compressible
-from foreword.compression.data import Rows, load_rows, with_recorded
+from foreword.compression.data import SweepRows, load_rows, with_recorded
 from foreword.compression.forms import Compressed
 from foreword.compression.mass import attention_mass
-from foreword.compression.pick import Measured, best_under, smallest_within
+from foreword.compression.pick import MeasuredChoice, best_under, smallest_within
 from foreword.compression.recover import recover
 from foreword.compression.tokens import require_tokens
 from foreword.config import CompressConfig
 from foreword.errors import ConfigError, NonFiniteError, PrefixError
-from foreword.evaluation import evaluate_examples
-from foreword.format import content_digest, require_replaceable
-from foreword.models import Base
+from foreword.evaluation import Progress, evaluate_items
 from foreword.prefix import Prefix
-from foreword.tasks.lm import mean_loss
-
-Progress = Callable[[str, int, int], None]
+from foreword.prefix.stored import require_replaceable
+from foreword.tasks import Measuring, summed_loss
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,8 @@ class CompressResult:
     """rows: what was measured, the uncompressed prefix first. picked: the row that was picked, or None if nothing asked
     for it; output: the folder it was written to."""
 
-    rows: tuple[Measured, ...]
-    picked: Measured | None = None
+    rows: tuple[MeasuredChoice, ...]
+    picked: MeasuredChoice | None = None
     output: Path | None = None
 
 
@@ -55,7 +53,7 @@ def compress(
 
 def sweep(
     base: Base, config: CompressConfig, prefix: Prefix | None = None, progress: Progress | None = None
-) -> tuple[Measured, ...]:
+) -> tuple[MeasuredChoice, ...]:
     """The measuring half of `compress`: one row for the uncompressed prefix, then one for each choice."""
     check(config)
     prefix = Prefix.load(config.prefix) if prefix is None else prefix
@@ -68,7 +66,7 @@ def sweep(
     rows = load_rows(base, prefix, config, needs_training=by_mass or config.recover > 0)
     sweeping = _Sweep(base, config, prefix, rows)
     sweeping.look(by_mass)
-    measured: list[Measured] = []
+    measured: list[MeasuredChoice] = []
     for number, choice in enumerate([None, *choices]):
         measured.append(sweeping.measure(choice))
         if progress is not None:
@@ -86,7 +84,7 @@ def check(config: CompressConfig) -> None:
         require_replaceable(output)
 
 
-def keep(rows: Sequence[Measured], config: CompressConfig) -> CompressResult:
+def keep(rows: Sequence[MeasuredChoice], config: CompressConfig) -> CompressResult:
     """The picking half: choose by `config` and write. Raises `CompressionError` if nothing fits."""
     output = output_of(config)
     if output is None:
@@ -115,7 +113,7 @@ def output_of(config: CompressConfig) -> Path | None:
 class _Sweep:
     """What the choices of one sweep share."""
 
-    def __init__(self, base: Base, config: CompressConfig, prefix: Prefix, rows: Rows) -> None:
+    def __init__(self, base: Base, config: CompressConfig, prefix: Prefix, rows: SweepRows) -> None:
         self._base, self._config, self._prefix, self._rows = base, config, prefix, rows
         self._mass: Mapping[str, Tensor] = {}
         self._whole_loss = math.nan
@@ -128,7 +126,7 @@ class _Sweep:
             examples = self._rows.for_mass(config.mass_rows, config.seed)
             self._mass = attention_mass(self._base, self._prefix, examples, config.batch_size)
 
-    def measure(self, choice: Choice | None) -> Measured:
+    def measure(self, choice: Choice | None) -> MeasuredChoice:
         """One row; None: the uncompressed prefix."""
         if choice is None:
             return self._measured(UNCOMPRESSED, Compressed(self._prefix, {}), self._whole_loss)
@@ -153,7 +151,7 @@ class _Sweep:
 
     def _measured(
         self, name: str, compressed: Compressed, loss: float, recovered: int = 0, note: str | None = None
-    ) -> Measured:
+    ) -> MeasuredChoice:
         config = self._config
         if name != UNCOMPRESSED:
             compressed = dataclasses.replace(
@@ -161,19 +159,17 @@ class _Sweep:
             )
         bleu = None
         if config.bleu:
-            result = evaluate_examples(
-                self._base, self._rows.validation, compressed.prefix, ("bleu",), self._rows.stops,
-                config.max_new_tokens, config.batch_size,
-            )  # fmt: skip
+            measuring = Measuring(config.batch_size, config.max_new_tokens)
+            result = evaluate_items(self._rows.task, self._rows.validation, compressed.prefix, ("bleu",), measuring)
             bleu = result.metrics["bleu"]
         size = stored_bytes(compressed)
-        return Measured(name, compressed, compressed.prefix.length, size, loss, bleu, recovered, note)
+        return MeasuredChoice(name, compressed, compressed.prefix.length, size, loss, bleu, recovered, note)
 
     def _recorded(self, name: str, prefix: Prefix, loss: float, recovered: int) -> Prefix:
         """`prefix` with a record that says what was done to it, and the loss that it has now."""
         done = {
             "choice": name,
-            "of": content_digest(self._prefix),
+            "of": self._prefix.digest,
             "recovery_steps": recovered,
             "uncompressed_loss": self._whole_loss,
             "rows": len(self._rows.validation),
@@ -181,7 +177,8 @@ class _Sweep:
         return prefix.with_record(prefix.method, {**prefix.record, "validation_loss": loss, "compression": done})
 
     def _loss(self, prefix: Prefix) -> float:
-        return mean_loss(self._base, self._rows.validation, prefix, self._config.batch_size)[0]
+        total, count = summed_loss(self._rows.task, self._rows.validation, prefix, self._config.batch_size)
+        return total / count
 
 
 def stored_bytes(compressed: Compressed) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from foreword.compression.forms import PLAIN, Form
-from foreword.encoding import Encoded, by_token, from_tokens
+from foreword.prefix.encoding import Encoded, by_token, from_tokens
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foreword.base import Base
 from foreword.errors import CompressionError, PositionError
-from foreword.models import Base
 from foreword.prefix import KV, Prefix
 
 _NOTHING = 1e-12  # far below any mass that counts; keeps the mean of tokens without mass defined

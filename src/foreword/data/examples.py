@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
+from foreword.base.rendering import Renderer
 from foreword.data.readers import BadRow, Row, read_rows
 from foreword.errors import DataError
-from foreword.models.rendering import Renderer
 
 SHOWN = 10
+AHEAD = 1024  # rows that are read, and may be tokenised, together
 T = TypeVar("T")
+ItemT = TypeVar("ItemT", bound="Item")
+
+
+class Item(Protocol):
+    """One row for a model: what it reads, the answer in words, and where the row stands (file and line)."""
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]: ...
+    @property
+    def target_ids(self) -> tuple[int, ...]:
+        """Token ids of the answer; empty where the answer is not written."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def where(self) -> str: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def content(self) -> Any:
+        """What a run depends on; where the row stands is no part of it."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row for the model: prompt and target token ids (end token included), their texts, and where it stands."""
+    """A row of language modelling: prompt and target token ids (end token included), their texts, where it stands."""
 
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
@@ -31,33 +54,53 @@ class Example:
 
     @property
     def content(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """What a run depends on."""
         return self.prompt_ids, self.target_ids
 
 
-def load_examples(
-    source: str,
-    renderer: Renderer,
-    *,
-    target_field: str = "target",
-    max_tokens: int | None = None,
-    max_bad_rows: int = 0,
-    limit: int | None = None,
-    split: str = "train",
-) -> tuple[list[Example], list[BadRow]]:
-    """All usable rows of `source` in file order, and the bad ones.
+@dataclass(frozen=True)
+class Reading:
+    """How much of a source is read. max_tokens: of a row; None: any. max_bad_rows: above it nothing is read.
 
-    A row is bad if a field is missing, empty or of the wrong type, if its line can't be read, or if
-    prompt and target have more than `max_tokens` tokens. limit: stop after so many usable rows.
+    limit: stop after so many usable rows. split: of a Datasets source that names none.
+    """
+
+    max_tokens: int | None = None
+    max_bad_rows: int = 0
+    limit: int | None = None
+    split: str = "train"
+
+
+def load_items(
+    source: str,
+    make: Callable[[Mapping[str, Any], str], ItemT | str],
+    reading: Reading,
+    ahead: Callable[[Sequence[Mapping[str, Any]]], None] = lambda rows: None,
+) -> tuple[list[ItemT], list[BadRow]]:
+    """All usable rows of `source` as items, in file order, and the bad ones. The one reader of rows.
+
+    make(fields, where): the item of a row, or a text that says what is wrong with it. ahead: told the fields of the
+    rows that come next. A row is also bad if its line can't be read, or if it has more than `max_tokens` tokens.
     Raises `DataError`, listing file and line of each (the first ten in the text), if there are more
     than `max_bad_rows`, or if no row is usable.
     """
 
-    def made() -> Iterator[Example | BadRow]:
-        for row in read_rows(source, split):
-            yield row if isinstance(row, BadRow) else _example(row, renderer, target_field, max_tokens)
+    def made() -> Iterator[ItemT | BadRow]:
+        rows = read_rows(source, reading.split)
+        while some := list(islice(rows, AHEAD if reading.limit is None else min(reading.limit, AHEAD))):
+            ahead([row.fields for row in some if isinstance(row, Row)])
+            for row in some:
+                yield row if isinstance(row, BadRow) else _checked(row, make(row.fields, row.where), reading)
 
-    return collect(source, made(), max_bad_rows, limit)
+    return collect(source, made(), reading.max_bad_rows, reading.limit)
+
+
+def _checked(row: Row, item: ItemT | str, reading: Reading) -> ItemT | BadRow:
+    if isinstance(item, str):
+        return BadRow(row.file, row.line, item)
+    if reading.max_tokens is not None and item.num_tokens > reading.max_tokens:
+        problem = f"has {item.num_tokens} tokens, more than the {reading.max_tokens} allowed (max_tokens)"
+        return BadRow(row.file, row.line, problem)
+    return item
 
 
 def collect(
@@ -85,19 +128,6 @@ def describe(source: str, bad: Sequence[BadRow]) -> str:
     """One line that counts the bad rows of `source` and shows the first ten."""
     more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     return f"{source}: {len(bad)} bad row{'s' * (len(bad) != 1)}: " + "; ".join(map(str, bad[:SHOWN])) + more
-
-
-def _example(row: Row, renderer: Renderer, target_field: str, max_tokens: int | None) -> Example | BadRow:
-    example = load_example(row.fields, row.where, renderer, target_field)
-    if isinstance(example, str):
-        return BadRow(row.file, row.line, example)
-    if max_tokens is not None and example.num_tokens > max_tokens:
-        return BadRow(
-            row.file,
-            row.line,
-            f"has {example.num_tokens} tokens, more than the {max_tokens} allowed (max_tokens)",
-        )
-    return example
 
 
 def load_example(fields: Mapping[str, Any], where: str, renderer: Renderer, target_field: str) -> Example | str:

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from foreword.base import Base
 from foreword.config import TrainConfig
-from foreword.data import load_examples
+from foreword.data import Reading
 from foreword.demo.task import TEMPLATE, DemoData, prepare, shown
-from foreword.evaluation import EvalResult, evaluate_examples
-from foreword.models import Base
-from foreword.models.rendering import Renderer
+from foreword.evaluation import EvalResult, evaluate_items
 from foreword.prefix import Prefix
+from foreword.tasks import LanguageModelling, Measuring, TaskSettings
 from foreword.training import TrainResult, train
-from foreword.training.run import Observer
+from foreword.training.events import Observer
 
 METRICS = ("loss", "perplexity", "rouge_l", "bleu")
 MAX_NEW_TOKENS = 24
@@ -68,10 +68,10 @@ def first_line(text: str) -> str:
 
 
 def _measure(base: Base, rows: Path, template: str | None, prefix: Prefix | None) -> EvalResult:
-    renderer = Renderer(base.tokenizer, template)
-    examples, _ = load_examples(str(rows), renderer)
-    stops = renderer.stop_ids(base.model.generation_config)
-    return evaluate_examples(base, examples, prefix, METRICS, stops, MAX_NEW_TOKENS, EVALUATION_BATCH, clean=first_line)
+    task = LanguageModelling(base, TaskSettings(template))
+    examples, _ = task.load(str(rows), Reading())
+    measuring = Measuring(EVALUATION_BATCH, MAX_NEW_TOKENS, clean=first_line)
+    return evaluate_items(task, examples, prefix, METRICS, measuring)
 
 
 def train_config(config: DemoConfig, data: DemoData) -> TrainConfig:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from foreword.base import Base
 from foreword.config import TrainConfig
 from foreword.doctor.report import Check
-from foreword.models import Base
 from foreword.prefix import KV, Prefix
 from foreword.training import train
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from foreword.base import Base
 from foreword.config import EvalConfig
 from foreword.data.readers import Row, read_rows
 from foreword.errors import ConfigError
-from foreword.models import Base
 from foreword.prefix import Prefix
 from foreword.tasks import Task, TaskSettings, make_task, settings_of
 from foreword.tasks.saved import MANIFEST, choose, fill, read_states, split_name
 
 
-def trained_task(base: Base, config: EvalConfig, prefix: Prefix | None) -> Task:
+def trained_task(base: Base, config: EvalConfig, prefix: Prefix | None) -> Task[Any]:
     """The task to evaluate: that of `config.head`, of the head beside the prefix, or `config.task`.
 
     Raises `ConfigError` or `PrefixFormatError`.

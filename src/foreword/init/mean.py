@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from foreword.base import Base
+from foreword.base.inputs import vocabulary
 from foreword.errors import ConfigError
 from foreword.methods.base import Start
-from foreword.models import Base
-from foreword.models.inputs import vocabulary
 from foreword.prefix import KV, Prefix
 
 NOISE = 0.1  # of the words' own spread; equal tokens would get equal gradients where positions don't tell them apart

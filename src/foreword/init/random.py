@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foreword.models import Base
+from foreword.base import Base
 from foreword.prefix import KV, Prefix
 
 

@@ -2,61 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
 
 import torch
 
-from foreword.attention.virtual import tables_of
-from foreword.config import TrainConfig
+from foreword.attach.virtual import tables_of
+from foreword.base import Base
+from foreword.base.compose import text_ids, token_prefix
+from foreword.base.rendering import PLACE_ID
+from foreword.data import Item
 from foreword.errors import ConfigError
 from foreword.init.mean import mean_start
 from foreword.init.random import random_prefix
-from foreword.init.shape import shaped
-from foreword.init.text import frequent_tokens, text_ids, token_prefix, vocab_ids
+from foreword.init.selection import select_slots
+from foreword.init.text import frequent_tokens, vocab_ids
 from foreword.methods import Start, get_method
-from foreword.models import Base
-from foreword.models.rendering import PLACE_ID
 from foreword.prefix import EMBEDDINGS, Prefix
 
 SAMPLE_TOKENS = 256  # random: tokens of training text whose activations are measured
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """How training starts. init: text, vocab, labels, mean, random or prefix. length: virtual tokens.
+
+    text: for text the text itself, for vocab and mean the words; None: of the training rows. prefix: the folder of
+    a saved prefix to go on from. method: the one that is trained. slots, lengths: see `TrainConfig`.
+    """
+
+    init: str = "text"
+    length: int = 32
+    text: str | None = None
+    prefix: str | None = None
+    method: str = "direct"
+    seed: int = 0
+    slots: tuple[str, ...] = ()
+    lengths: Mapping[str, int] = field(default_factory=dict)
+
+
 def starting_point(
-    config: TrainConfig,
     base: Base,
-    examples: Sequence[Any],
+    items: Sequence[Item],
+    beginning: Beginning,
     labels: Sequence[str] = (),
     roles: set[str] | None = None,
 ) -> Start:
-    """What training starts from: `config.length` virtual tokens, with their input embeddings where they are tokens.
+    """What training starts from, on the base's device, with the input embeddings of its tokens where it has some.
 
-    text: of `init_text`, else of the first training rows, rendered as they are trained on. labels: the classes, for the
-    initialisation of that name. roles: of the slots that the task uses; the others take no prefix.
+    items: training rows, rendered as they are trained on. labels: the classes, for the initialisation of that name.
+    roles: of the slots that the task uses; the others take no prefix.
     Raises `ConfigError` if an existing prefix has another length, or for slots and lengths that don't fit.
     """
-    start = _whole(config, base, examples, labels)
+    start = _whole(base, items, beginning, labels)
     if not start.prefix.slots:
         return start
     used = {name: kv for name, kv in start.prefix.slots.items() if roles is None or name.partition(".")[0] in roles}
     if not used:
         raise ConfigError("init_prefix", f"has no slot of those that the task uses: {', '.join(sorted(roles or ()))}")
-    return replace(start, prefix=shaped(replace(start.prefix, slots=used), config.slots, config.lengths))
+    selected = select_slots(replace(start.prefix, slots=used), beginning.slots, beginning.lengths)
+    return replace(start, prefix=selected)
 
 
-def _whole(config: TrainConfig, base: Base, examples: Sequence[Any], labels: Sequence[str]) -> Start:
-    if config.init == "prefix":
-        existing = _existing(config, base)
+def _whole(base: Base, items: Sequence[Item], beginning: Beginning, labels: Sequence[str]) -> Start:
+    if beginning.init == "prefix":
+        existing = _existing(base, beginning)
         return Start(existing, existing.extras.get(EMBEDDINGS), base)
-    if config.init == "random":
-        sample = list(chain.from_iterable((*example.prompt_ids, *example.target_ids) for example in examples[:64]))
-        drawn = random_prefix(_plain(sample)[:SAMPLE_TOKENS], base, length=config.length, seed=config.seed)
+    if beginning.init == "random":
+        sample = list(chain.from_iterable((*item.prompt_ids, *item.target_ids) for item in items[:64]))
+        drawn = random_prefix(_plain(sample)[:SAMPLE_TOKENS], base, length=beginning.length, seed=beginning.seed)
         return Start(drawn, None, base)
-    if config.init == "mean":
-        return mean_start(_words(config, base, examples), base, config.length, config.seed)
-    return _of_tokens(_tokens(config, base, examples, labels), base, config.init)
+    if beginning.init == "mean":
+        return mean_start(_words(base, items, beginning), base, beginning.length, beginning.seed)
+    return _of_tokens(_tokens(base, items, beginning, labels), base, beginning.init)
 
 
 def _of_tokens(ids: list[int], base: Base, method: str) -> Start:
@@ -75,24 +94,24 @@ def _of_tokens(ids: list[int], base: Base, method: str) -> Start:
     return Start(prefix, seen[0].detach() if seen else None, base)
 
 
-def _tokens(config: TrainConfig, base: Base, examples: Sequence[Any], labels: Sequence[str]) -> list[int]:
-    if config.init == "labels":
+def _tokens(base: Base, items: Sequence[Item], beginning: Beginning, labels: Sequence[str]) -> list[int]:
+    if beginning.init == "labels":
         if not labels:
-            raise ConfigError("init", f"'labels' needs classes; task {config.task!r} has none")
-        return text_ids(" ".join(label.replace("_", " ") for label in labels), base, config.length)
-    if config.init == "vocab":
-        texts = [example.target for example in examples]
-        return vocab_ids(config.init_text, texts, base, config.length, config.seed)
-    if config.init_text is not None:
-        return text_ids(config.init_text, base, config.length)
-    return rendered_rows(examples, config.length)
+            raise ConfigError("init", "'labels' needs classes; this task has none")
+        return text_ids(" ".join(label.replace("_", " ") for label in labels), base, beginning.length)
+    if beginning.init == "vocab":
+        texts = [item.target for item in items]
+        return vocab_ids(beginning.text, texts, base, beginning.length, beginning.seed)
+    if beginning.text is not None:
+        return text_ids(beginning.text, base, beginning.length)
+    return rendered_rows(items, beginning.length)
 
 
-def _words(config: TrainConfig, base: Base, examples: Sequence[Any]) -> list[int]:
+def _words(base: Base, items: Sequence[Item], beginning: Beginning) -> list[int]:
     """The tokens of the given words, or the most frequent ones of the targets."""
-    if config.init_text is not None:
-        return text_ids(config.init_text, base)
-    return frequent_tokens([example.target for example in examples], base)
+    if beginning.text is not None:
+        return text_ids(beginning.text, base)
+    return frequent_tokens([item.target for item in items], base)
 
 
 def _plain(ids: Sequence[int]) -> list[int]:
@@ -100,25 +119,26 @@ def _plain(ids: Sequence[int]) -> list[int]:
     return [token for token in ids if token < PLACE_ID]
 
 
-def rendered_rows(examples: Sequence[Any], length: int) -> list[int]:
+def rendered_rows(items: Sequence[Item], length: int) -> list[int]:
     """The first `length` tokens of the training rows, one after another; repeated if they are too few."""
     ids: list[int] = []
-    for example in examples:
-        ids += _plain([*example.prompt_ids, *example.target_ids])
+    for item in items:
+        ids += _plain([*item.prompt_ids, *item.target_ids])
         if len(ids) >= length:
             return ids[:length]
     return (ids * (length // len(ids) + 1))[:length]
 
 
-def _existing(config: TrainConfig, base: Base) -> Prefix:
-    prefix = Prefix.load(str(config.init_prefix))
+def _existing(base: Base, beginning: Beginning) -> Prefix:
+    folder = str(beginning.prefix)
+    prefix = Prefix.load(folder, device=base.device)
     base.require_fit(prefix)
-    wanted = get_method(config.method).merge(base.model)
-    if prefix.merge != wanted and (prefix.merge, wanted) != ("softmax", "conditioned"):
+    expected = get_method(beginning.method).kind(base.model)
+    if not expected.continues(prefix.kind):
         raise ConfigError(
             "init_prefix",
-            f"{config.init_prefix} joins attention by {prefix.merge!r}; method {config.method} goes on from {wanted!r}",
+            f"{folder} joins attention by {prefix.merge!r}; method {beginning.method} goes on from {expected.name!r}",
         )
-    if prefix.length != config.length and prefix.merge != "memory":
-        raise ConfigError("length", f"is {config.length}, but {config.init_prefix} has {prefix.length} virtual tokens")
+    if prefix.length != beginning.length and prefix.kind.has_tokens:
+        raise ConfigError("length", f"is {beginning.length}, but {folder} has {prefix.length} virtual tokens")
     return prefix

@@ -10,26 +10,11 @@ from collections.abc import Sequence
 
 import torch
 
-from foreword.errors import ConfigError, PrefixError
-from foreword.models import Base
-from foreword.prefix import Prefix
+from foreword.base import Base
+from foreword.base.compose import text_ids
+from foreword.errors import ConfigError
 
 FREQUENT = 200  # vocab: how many of the most frequent tokens are sampled from
-
-
-def text_prefix(text: str, base: Base, *, length: int | None = None) -> Prefix:
-    """Keys and values of `text`'s tokens; with `length`, exactly that many: cut, or repeated to fill."""
-    return token_prefix(text_ids(text, base, length), base, "text")
-
-
-def text_ids(text: str, base: Base, length: int | None = None) -> list[int]:
-    """The tokens of `text`, without special ones. Raises `PrefixError` if there are none."""
-    ids: list[int] = base.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise PrefixError("the text has no tokens")
-    if length is not None:
-        ids = (ids * (length // len(ids) + 1))[:length]
-    return ids
 
 
 def vocab_ids(words: str | None, texts: Sequence[str], base: Base, length: int, seed: int) -> list[int]:
@@ -52,9 +37,3 @@ def frequent_tokens(texts: Sequence[str], base: Base) -> list[int]:
         raise ConfigError("init", "found no words in the targets to take")
     # ties break by id, so that a seed means the same everywhere
     return [token for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]]
-
-
-def token_prefix(ids: Sequence[int], base: Base, method: str) -> Prefix:
-    """The prefix that equals having `ids` in front: captured where attention sees them, at positions 0…m−1."""
-    slots = base.capture(torch.tensor([list(ids)]))
-    return Prefix(slots, base.default_offset(len(ids)), base.fingerprint, method=method)

@@ -1,8 +1,11 @@
-"""Methods: ways to produce a `Prefix` while training. The registry is closed; a method is one file and one line here."""
+"""Methods: ways to produce a `Prefix` while training. The registry is closed; a method is one file and one line here.
+
+A package can add one without a change here: an entry point in the group `foreword.methods` (see `plugins`).
+"""
 
 from __future__ import annotations
 
-from foreword.errors import ConfigError
+from foreword import plugins
 from foreword.methods import conditioned, direct, gated, lowrank, memory, mlp, prompt, ptuning, shared
 from foreword.methods.base import Method, Producer, Start
 
@@ -20,10 +23,8 @@ METHODS: dict[str, Method] = {
 
 
 def get_method(name: str) -> Method:
-    """The method called `name`. Raises `ConfigError` listing the known ones."""
-    if name not in METHODS:
-        raise ConfigError("method", f"{name!r} is not known; choose from {', '.join(METHODS)}")
-    return METHODS[name]
+    """The method called `name`, Foreword's own or a plugin's. Raises `ConfigError` listing the known ones."""
+    return plugins.find("foreword.methods", "method", METHODS, name)
 
 
 __all__ = ["METHODS", "Method", "Producer", "Start", "get_method"]

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foreword.models import Base
+from foreword.base import Base
 from foreword.models.slots import Slot
 from foreword.prefix import Prefix
+from foreword.prefix.kinds import SOFTMAX, Kind
 from foreword.settings import build
 
 
@@ -34,7 +35,7 @@ class Start:
         return self.base.embedding_width
 
 
-class Group(NamedTuple):
+class ParameterGroup(NamedTuple):
     """Parameters that share a learning rate. lr: their peak; None: the run's."""
 
     parameters: list[nn.Parameter]
@@ -48,34 +49,22 @@ class Producer(nn.Module):
     def forward(self) -> Prefix:
         """The prefix for this step."""
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ParameterGroup]:
         """What is trained, by learning rate."""
-        return [Group([parameter for parameter in self.parameters() if parameter.requires_grad])]
+        return [ParameterGroup([parameter for parameter in self.parameters() if parameter.requires_grad])]
 
     def finish(self) -> Prefix:
         """The final prefix: plain tensors, nothing of the method left."""
         prefix = self()
         slots = {name: type(kv)(*(tensor.detach().clone() for tensor in kv)) for name, kv in prefix.slots.items()}
         extras = {name: tensor.detach().clone() for name, tensor in prefix.extras.items()}
-        return Prefix(slots, prefix.position_offset, prefix.base, prefix.merge, extras)
-
-
-class Around(Producer):
-    """A producer that adds something to another; by itself it adds nothing."""
-
-    def __init__(self, inner: Producer) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self) -> Prefix:
-        prefix: Prefix = self.inner()
-        return prefix
-
-    def finish(self) -> Prefix:
-        return self.inner.finish()
-
-    def groups(self) -> list[Group]:
-        return self.inner.groups()
+        return Prefix(
+            slots=slots,
+            position_offset=prefix.position_offset,
+            base=prefix.base,
+            merge=prefix.merge,
+            extras=extras,
+        )
 
 
 def by_name(module: nn.Module, *names: str) -> list[nn.Parameter]:
@@ -96,7 +85,7 @@ class Method:
     start(start, options): a producer whose first prefix is exactly `start.prefix`, or an exact no-op where `neutral`.
     count(slots, length, width, options): parameters trained; width: of the input embeddings. formula: the same in words.
     options: frozen dataclass of the method's own settings. default_lr: a good peak learning rate.
-    merge(model): how its prefix joins the attention of a Transformers model, an entry of `merges.MERGES`.
+    kind(model): the kind of prefix it makes for a Transformers model.
     """
 
     name: str
@@ -106,7 +95,7 @@ class Method:
     options: type[Any]
     start: Callable[[Start, Any], Producer]
     count: Callable[[Sequence[Slot], int, int, Any], int]
-    merge: Callable[[Any], str] = lambda _: "softmax"
+    kind: Callable[[Any], Kind] = lambda _: SOFTMAX
     neutral: bool = False
 
     def parse_options(self, values: Mapping[str, Any]) -> Any:

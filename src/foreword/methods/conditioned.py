@@ -15,19 +15,20 @@ exported as a key/value cache; what it gives for one input can.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from foreword.base.inputs import vocabulary
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start
 from foreword.methods.direct import DirectProducer
 from foreword.methods.factored import unit_rows
-from foreword.models.inputs import vocabulary
 from foreword.models.slots import Slot
 from foreword.prefix import Prefix
+from foreword.prefix.kinds import CONDITIONED, NETWORK
 from foreword.settings import check_types
 
 
@@ -58,7 +59,7 @@ class ConditionedProducer(DirectProducer):
         self.right = nn.ParameterList([torch.zeros(rank, width, dtype=dtype) for width in widths])
         self.inner = nn.Linear(start.width, hidden, dtype=dtype)
         self.outer = nn.Linear(hidden, rank, dtype=dtype)
-        if start.prefix.merge == "conditioned":
+        if start.prefix.kind is CONDITIONED:
             self._go_on_from(start.prefix)
 
     def _go_on_from(self, prefix: Prefix) -> None:
@@ -81,12 +82,12 @@ class ConditionedProducer(DirectProducer):
             "outer": self.outer.weight, "outer_bias": self.outer.bias,
         }  # fmt: skip
         network |= {f"right.{name}": right for name, right in zip(names, self.right, strict=True)}
-        return {f"condition.{name}": tensor for name, tensor in network.items()}
+        return {NETWORK + name: tensor for name, tensor in network.items()}
 
     def forward(self) -> Prefix:
         prefix = super().forward()
         network = self._network(list(prefix.slots))
-        return Prefix(prefix.slots, prefix.position_offset, prefix.base, "conditioned", network)
+        return replace(prefix, merge=CONDITIONED.name, extras=network)
 
 
 def _start(start: Start, options: Any) -> Producer:
@@ -107,5 +108,5 @@ METHOD = Method(
     options=ConditionedOptions,
     start=_start,
     count=_count,
-    merge=lambda _: "conditioned",
+    kind=lambda _: CONDITIONED,
 )

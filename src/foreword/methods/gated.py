@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from foreword.errors import ConfigError
-from foreword.methods.base import Group, Method, Producer, Start, by_name
+from foreword.methods.base import Method, ParameterGroup, Producer, Start, by_name
 from foreword.methods.direct import DirectProducer
 from foreword.models.slots import Slot
 from foreword.prefix import Prefix
+from foreword.prefix.kinds import GATED
 from foreword.settings import check_types
 
 
@@ -52,10 +53,10 @@ class GatedProducer(DirectProducer):
     def forward(self) -> Prefix:
         prefix = super().forward()
         gates = {f"{name}.gate": gate for name, gate in zip(prefix.slots, self.gates, strict=True)}
-        return Prefix(prefix.slots, 0, prefix.base, "gated", gates)
+        return Prefix(slots=prefix.slots, position_offset=0, base=prefix.base, merge=GATED.name, extras=gates)
 
-    def groups(self) -> list[Group]:
-        return [Group(by_name(self, "keys", "values")), Group(by_name(self, "gates"), self._gate_lr)]
+    def groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup(by_name(self, "keys", "values")), ParameterGroup(by_name(self, "gates"), self._gate_lr)]
 
 
 def _start(start: Start, options: Any) -> Producer:
@@ -74,6 +75,6 @@ METHOD = Method(
     options=GatedOptions,
     start=_start,
     count=_count,
-    merge=lambda _: "gated",
+    kind=lambda _: GATED,
     neutral=True,
 )

@@ -22,6 +22,7 @@ from torch import nn
 from foreword.methods.base import Method, Producer, Start, trainable
 from foreword.models.slots import Slot
 from foreword.prefix import Prefix
+from foreword.prefix.kinds import MEMORY
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class MemoryProducer(Producer):
     def __init__(self, start: Start) -> None:
         super().__init__()
         self._base = start.prefix.base
-        given = start.prefix.extras if start.prefix.merge == "memory" else {}  # a memory to go on from
+        given = start.prefix.extras if start.prefix.kind is MEMORY else {}  # a memory to go on from
         named = {name.removesuffix(".memory") for name in given} or set(start.prefix.slots)
         slots = [slot for slot in start.base.slots if slot.name in named]
         self._names = [slot.name for slot in slots]
@@ -46,7 +47,7 @@ class MemoryProducer(Producer):
 
     def forward(self) -> Prefix:
         named = {f"{name}.memory": matrix for name, matrix in zip(self._names, self.matrices, strict=True)}
-        return Prefix({}, 0, self._base, "memory", named)
+        return Prefix(slots={}, position_offset=0, base=self._base, merge=MEMORY.name, extras=named)
 
 
 def _start(start: Start, options: Any) -> Producer:
@@ -65,6 +66,6 @@ METHOD = Method(
     options=MemoryOptions,
     start=_start,
     count=_count,
-    merge=lambda _: "memory",
+    kind=lambda _: MEMORY,
     neutral=True,
 )

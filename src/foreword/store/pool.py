@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foreword.errors import ConfigError, UnknownPrefixError
-from foreword.format import MANIFEST
 from foreword.prefix import Prefix
+from foreword.prefix.stored import MANIFEST
 
 if TYPE_CHECKING:
-    from foreword.models import Base
+    from foreword.base import Base
 
 
 class PrefixPool:

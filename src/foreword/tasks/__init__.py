@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from foreword.base import Base
 from foreword.errors import ConfigError
-from foreword.models import Base
-from foreword.tasks.base import Item, Measured, Task, TaskSettings, summed_loss
+from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, summed_loss
 from foreword.tasks.lm import LanguageModelling
 from foreword.tasks.mixture import Mixture
+from foreword.tasks.predictions import Predictions
 from foreword.tasks.qa import QuestionAnswering
 from foreword.tasks.sequence import MultipleChoice, SequenceClassification
 from foreword.tasks.token_cls import TokenClassification
 from foreword.tasks.verbalizer import Verbalizer
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[Task[Any]]] = {
     kind.name: kind
     for kind in (
         LanguageModelling,
@@ -28,7 +29,7 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def make_task(base: Base, name: str, settings: TaskSettings) -> Task:
+def make_task(base: Base, name: str, settings: TaskSettings) -> Task[Any]:
     """The task called `name` on `base`. Raises `ConfigError` listing the known ones, or for wrong options."""
     if name not in TASKS:
         raise ConfigError("task", f"{name!r} is not known; choose from {', '.join(TASKS)}")
@@ -50,10 +51,12 @@ def settings_of(values: Mapping[str, Any]) -> TaskSettings:
 
 __all__ = [
     "TASKS",
-    "Item",
     "LanguageModelling",
-    "Measured",
+    "Measurement",
+    "Measuring",
     "Mixture",
+    "Predictions",
+    "PromptItem",
     "Task",
     "TaskSettings",
     "make_task",

@@ -1,4 +1,4 @@
-"""The seam between what is asked of a model and everything else: a `Task` reads rows, computes losses, and measures."""
+"""The seam between what is asked of a model and everything else: a `Task` reads rows, predicts, and measures itself."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from foreword.data import BadRow
-from foreword.data.examples import collect
-from foreword.data.readers import read_rows
-from foreword.models import Base
-from foreword.models.inputs import ready
+from foreword.base import Base
+from foreword.base.inputs import ready
+from foreword.data import BadRow, Item, Reading, load_items
 from foreword.prefix import Prefix
+from foreword.tasks.predictions import Predictions
 
-Progress = Callable[[int], None]
-AHEAD = 1024  # rows that are read, and may be tokenised, together
+Advance = Callable[[int], None]  # told how many more rows are done
+ItemT = TypeVar("ItemT", bound=Item)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class TaskSettings:
 
 
 @dataclass(frozen=True)
-class Item:
+class PromptItem:
     """One row for the model. prompt_ids: what it reads. target: the answer in words. where: file and line."""
 
     prompt_ids: tuple[int, ...]
@@ -52,12 +51,11 @@ class Item:
 
     @property
     def content(self) -> Any:
-        """What a run depends on; where it stands is no part of it."""
         return {name: value for name, value in vars(self).items() if name != "where"}
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """values: metric → number. texts: the answers in row order. signatures: of metrics that have one."""
 
     values: dict[str, float]
@@ -65,7 +63,20 @@ class Measured:
     signatures: dict[str, str] = field(default_factory=dict)
 
 
-class Task(ABC):
+@dataclass(frozen=True)
+class Measuring:
+    """How a task is measured. batch_size: rows at once. max_new_tokens: of a written answer.
+
+    advance: told how many more rows are done. clean: what is taken of a written answer.
+    """
+
+    batch_size: int = 16
+    max_new_tokens: int = 64
+    advance: Advance = lambda rows: None
+    clean: Callable[[str], str] = str.strip
+
+
+class Task(ABC, Generic[ItemT]):
     """What is asked of `base`. Registered by name in `foreword.tasks`.
 
     head: what is trained beside the prefix, or None. labels: the classes, where there are any.
@@ -96,57 +107,49 @@ class Task(ABC):
         """Roles of the slots that its forward pass uses."""
         return {slot.role for slot in self.base.slots}
 
-    def ahead(self, rows: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027 - most have nothing to gain
+    def ahead(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Prepare for items of `rows`, which are made next."""
 
     @abstractmethod
-    def item(self, fields: Mapping[str, Any], where: str) -> Any:
+    def item(self, fields: Mapping[str, Any], where: str) -> ItemT | str:
         """The item of a row, or a text that says what is wrong with it."""
 
-    def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:  # noqa: B027 - most have nothing to learn
+    def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take from the training rows what only they tell, such as the labels. Called once, before any item is made."""
 
-    def load(
-        self, source: str, *, max_tokens: int | None, max_bad_rows: int, limit: int | None = None, split: str = "train"
-    ) -> tuple[list[Any], list[BadRow]]:
-        """Items of all usable rows in file order, and the bad rows. Raises `DataError` as `load_examples` does."""
+    def load(self, source: str, reading: Reading) -> tuple[list[ItemT], list[BadRow]]:
+        """Items of all usable rows in file order, and the bad rows. Raises `DataError` as `load_items` does."""
+        return load_items(source, self.item, reading, self.ahead)
 
-        def made() -> Iterator[Any]:
-            rows = read_rows(source, split)
-            while some := list(islice(rows, AHEAD if limit is None else min(limit, AHEAD))):
-                self.ahead([row.fields for row in some if not isinstance(row, BadRow)])
-                for row in some:
-                    yield row if isinstance(row, BadRow) else self._made(row, max_tokens)
-
-        return collect(source, made(), max_bad_rows, limit)
-
-    def _made(self, row: Any, max_tokens: int | None) -> Any:
-        item = self.item(row.fields, row.where)
-        if isinstance(item, str):
-            return BadRow(row.file, row.line, item)
-        if max_tokens is not None and item.num_tokens > max_tokens:
-            problem = f"has {item.num_tokens} tokens, more than the {max_tokens} allowed (max_tokens)"
-            return BadRow(row.file, row.line, problem)
-        return item
-
-    def pads(self, items: Sequence[Any], inserted: bool) -> bool:
+    def pads(self, items: Sequence[ItemT], inserted: bool) -> bool:
         """Whether batches of `items` have padding, which rows of like length have least of. inserted: the prefix is
         inserted among the embeddings."""
         return True
 
-    def units(self, item: Any) -> int:
-        """How many losses an item has."""
+    def units(self, item: ItemT) -> int:
+        """What an item counts for: the sum of its predictions' weights."""
         return 1
 
     @abstractmethod
-    def losses(self, prefix: Prefix | None, items: Sequence[Any]) -> Tensor:
-        """The losses of `items` with `prefix` attached, in nats, `[Σ units]`; differentiable."""
+    def predict(self, prefix: Prefix | None, items: Sequence[ItemT]) -> tuple[Predictions, ...]:
+        """What the model says of `items` with `prefix` attached; differentiable. Several if outputs differ in kind."""
+
+    def losses(self, prefix: Prefix | None, items: Sequence[ItemT]) -> Tensor:
+        """The task's own measure of what training improves: cross entropy in nats, weighted, one per prediction.
+
+        Its sum divided by the sum of `units` is the validation loss, whatever the objective of a run is.
+        """
+        return torch.cat([made.weighted(made.target_losses()) for made in self.predict(prefix, items)])
 
     @abstractmethod
     def measure(
-        self, prefix: Prefix | None, items: Sequence[Any], metrics: Sequence[str], batch_size: int, progress: Progress
-    ) -> Measured:
-        """The metrics other than the loss."""
+        self, prefix: Prefix | None, items: Sequence[ItemT], metrics: Sequence[str], measuring: Measuring
+    ) -> Measurement:
+        """The metrics among `metrics` that are not read off the losses."""
+
+    def derived(self, loss: float) -> dict[str, float]:
+        """Metrics that follow from the mean loss."""
+        return {"loss": loss}
 
     def state(self) -> dict[str, Any]:
         """What is saved of it beside the prefix and is no tensor, as JSON values."""
@@ -177,14 +180,14 @@ def pieces(tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 
 def summed_loss(
-    task: Task,
-    items: Sequence[Any],
+    task: Task[Any],
+    items: Sequence[Item],
     prefix: Prefix | None,
     batch_size: int,
-    progress: Progress | None = None,
+    advance: Advance = lambda rows: None,
     part: tuple[int, int] = (0, 1),
 ) -> tuple[float, int]:
-    """(summed loss in nats, number of losses) over `items`, without gradients.
+    """(summed loss in nats, sum of the items' units) over `items`, without gradients.
 
     part: (r, R) computes every R-th batch from the r-th on. All parts run equally many batches, for
     bases that are sharded over processes; one too many is not counted.
@@ -198,7 +201,11 @@ def summed_loss(
             losses = task.losses(prefix, chosen)
             if number < len(cut):
                 total += float(losses.double().sum())
-                count += len(losses)
-            if progress is not None:
-                progress(len(chosen))
+                count += sum(task.units(item) for item in chosen)
+            advance(len(chosen))
     return total, count
+
+
+def in_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """`items` in order, `size` at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -5,67 +5,72 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from foreword.base.rendering import Renderer
 from foreword.data.examples import text_problem
 from foreword.errors import ConfigError, DataError
-from foreword.models.rendering import Renderer
 from foreword.placing import placed
 from foreword.prefix import Prefix
-from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings
+from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, in_batches
+from foreword.tasks.predictions import Predictions
 
 
 @dataclass(frozen=True)
-class Labelled(Item):
+class Labelled(PromptItem):
     """label: number of the class."""
 
     label: int = 0
 
 
-class Classification(Task):
+L = TypeVar("L", bound=Labelled)
+
+
+class Classification(Task[L]):
     """One class per row, scored by `logits`."""
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "macro_f1")
 
     @abstractmethod
-    def logits(self, prefix: Prefix | None, items: Sequence[Any]) -> Tensor:
+    def logits(self, prefix: Prefix | None, items: Sequence[L]) -> Tensor:
         """Scores of every class, `[B, classes]`."""
 
-    def losses(self, prefix: Prefix | None, items: Sequence[Any]) -> Tensor:
+    def predict(self, prefix: Prefix | None, items: Sequence[L]) -> tuple[Predictions, ...]:
         logits = self.logits(prefix, items)
-        wanted = placed([item.label for item in items], logits.device)
-        return F.cross_entropy(logits, wanted, reduction="none")
+        targets = placed([item.label for item in items], logits.device)
+        rows = torch.arange(len(items), device=logits.device)
+        return (Predictions(targets, rows, given_logits=logits),)
 
     def measure(
-        self, prefix: Prefix | None, items: Sequence[Any], metrics: Sequence[str], batch_size: int, progress: Progress
-    ) -> Measured:
-        found: list[int] = []
+        self, prefix: Prefix | None, items: Sequence[L], metrics: Sequence[str], measuring: Measuring
+    ) -> Measurement:
+        predicted: list[int] = []
         with torch.no_grad():
-            for chosen in in_batches(items, batch_size):
-                found += self.logits(prefix, chosen).argmax(-1).tolist()
-                progress(len(chosen))
-        wanted = [item.label for item in items]
-        values = {"accuracy": accuracy(found, wanted), "macro_f1": macro_f1(found, wanted)}
-        return Measured({name: values[name] for name in metrics if name in values}, [self.answer(n) for n in found])
+            for chosen in in_batches(items, measuring.batch_size):
+                predicted += self.logits(prefix, chosen).argmax(-1).tolist()
+                measuring.advance(len(chosen))
+        labels = [item.label for item in items]
+        values = {"accuracy": accuracy(predicted, labels), "macro_f1": macro_f1(predicted, labels)}
+        chosen_values = {name: values[name] for name in metrics if name in values}
+        return Measurement(chosen_values, [self.answer(label) for label in predicted])
 
     def answer(self, label: int) -> str:
         return self.labels[label]
 
 
-class LabelledTexts(Classification):
+class LabelledTexts(Classification[Labelled]):
     """Rows {"text", "label"}, the text through a template if there is one. The labels are those of the usable rows of the training data,
     in alphabetical order, unless the options name them."""
 
     def __init__(self, base: Any, settings: TaskSettings) -> None:
         super().__init__(base, settings)
         self._field = settings.target_field or self.target_field
-        own = settings.input_field or self.input_field
+        text_field = settings.input_field or self.input_field
         apart = any(slot.role == "encoder" for slot in base.slots)  # an encoder's text keeps its special tokens
-        self.renderer = Renderer(base.tokenizer, settings.template or f"{{{own}}}", own, apart=apart)
+        self.renderer = Renderer(base.tokenizer, settings.template or f"{{{text_field}}}", text_field, apart=apart)
 
     @property
     def template(self) -> str | None:
@@ -82,9 +87,9 @@ class LabelledTexts(Classification):
                 {row[self._field] for row in rows if not any(text_problem(row, name) for name in used)}
             )
         if len(self.labels) < 2:
-            found = ", ".join(self.labels) or "none"
+            labels = ", ".join(self.labels) or "none"
             raise DataError(
-                f"{self.name} needs rows of two classes or more, told by texts in {self._field!r}; found {found}"
+                f"{self.name} needs rows of two classes or more, told by texts in {self._field!r}; found {labels}"
             )
 
     def item(self, fields: Mapping[str, Any], where: str) -> Labelled | str:
@@ -98,21 +103,16 @@ class LabelledTexts(Classification):
         return Labelled(ids, label, where, self.labels.index(label)) if ids else "the prompt has no tokens"
 
 
-def in_batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """`items` in order, `size` at a time."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def accuracy(found: Sequence[Any], wanted: Sequence[Any]) -> float:
+def accuracy(predicted: Sequence[Any], labels: Sequence[Any]) -> float:
     """Share of equal entries, in 0…100."""
-    return 100.0 * sum(bool(one == other) for one, other in zip(found, wanted, strict=True)) / len(wanted)
+    return 100.0 * sum(bool(one == other) for one, other in zip(predicted, labels, strict=True)) / len(labels)
 
 
-def macro_f1(found: Sequence[int], wanted: Sequence[int]) -> float:
+def macro_f1(predicted: Sequence[int], labels: Sequence[int]) -> float:
     """Mean F1 over the classes that occur, in 0…100."""
     from sklearn.metrics import f1_score
 
-    return float(100 * f1_score(wanted, found, average="macro", zero_division=0))
+    return float(100 * f1_score(labels, predicted, average="macro", zero_division=0))
 
 
 def require_words(words: Mapping[str, Any], labels: Sequence[str], field: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from foreword.base import Base
+from foreword.base.inputs import padded, vocabulary
 from foreword.errors import ConfigError
-from foreword.models import Base
-from foreword.models.inputs import padded, vocabulary
 from foreword.models.lora import without_lora
 from foreword.prefix import Prefix
 from foreword.tasks.base import attached

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foreword.models import Base
+from foreword.base import Base
 
 
 class LinearHead(nn.Module):

@@ -9,7 +9,8 @@ nothing more with its logits they are never there all at once (`head_loss`); els
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -18,17 +19,20 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from foreword.base import Base
+from foreword.base.generation import generate_ids
+from foreword.base.inputs import padded, ready
+from foreword.base.rendering import Renderer
+from foreword.config import TEXT_METRICS
 from foreword.data.examples import Example, load_example, rendered_pairs
 from foreword.errors import ConfigError, UnsupportedModelError
-from foreword.models import Base
-from foreword.models.inputs import padded, ready
-from foreword.models.rendering import Renderer
 from foreword.placing import placed
 from foreword.prefix import Prefix
-from foreword.tasks.base import Measured, Progress, Task, TaskSettings, one_or_each, summed_loss
-from foreword.tasks.head_loss import head_losses, plain
+from foreword.tasks import text_metrics
+from foreword.tasks.base import Measurement, Measuring, Task, TaskSettings, in_batches, one_or_each
+from foreword.tasks.head_loss import plain
+from foreword.tasks.predictions import Predictions
 
 _PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # whether a model's logits are its head's as they are
 
@@ -46,11 +50,11 @@ class Batch:
     packed: tuple[int, ...] | None = None
 
 
-class LanguageModelling(Task):
-    """`lm`: rows {"input", "target"}; one loss per target token."""
+class LanguageModelling(Task[Example]):
+    """`lm`: rows {"input", "target"}; one prediction per target token."""
 
     name = "lm"
-    metrics = ("loss", "perplexity", "bleu", "chrf", "rouge_l", "exact_match")
+    metrics = ("loss", "perplexity", *TEXT_METRICS)
     input_field = "input"
     target_field = "target"
 
@@ -59,7 +63,10 @@ class LanguageModelling(Task):
         require_decoder(base)
         if settings.options:
             raise ConfigError("task_options", f"lm has none, but got {', '.join(settings.options)}")
-        self.renderer = renderer_for(base, settings.template, settings.input_field or self.input_field)
+        apart = bool(base.model.config.is_encoder_decoder)  # an encoder's text keeps its tokenizer's end token
+        field = settings.input_field or self.input_field
+        self.renderer = Renderer(base.tokenizer, settings.template, field, apart=apart)
+        self._target_field = settings.target_field or self.target_field
 
     @property
     def template(self) -> str | None:
@@ -70,11 +77,10 @@ class LanguageModelling(Task):
         return self.renderer.places
 
     def ahead(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        target = self.settings.target_field or self.target_field
-        self.renderer.ahead(list(rendered_pairs(rows, self.renderer, target)))
+        self.renderer.ahead(list(rendered_pairs(rows, self.renderer, self._target_field)))
 
     def item(self, fields: Mapping[str, Any], where: str) -> Example | str:
-        return load_example(fields, where, self.renderer, self.settings.target_field or self.target_field)
+        return load_example(fields, where, self.renderer, self._target_field)
 
     def pads(self, items: Sequence[Example], inserted: bool) -> bool:
         longest = max((item.num_tokens for item in items), default=0)
@@ -83,23 +89,45 @@ class LanguageModelling(Task):
     def units(self, item: Example) -> int:
         return len(item.target_ids)
 
-    def losses(self, prefix: Prefix | None, items: Sequence[Example]) -> Tensor:
+    def predict(self, prefix: Prefix | None, items: Sequence[Example]) -> tuple[Predictions, ...]:
         rows, prompts = ready(self.base, [prefix] * len(items), [item.prompt_ids for item in items])
-        made = [replace(item, prompt_ids=tuple(ids)) for item, ids in zip(items, prompts, strict=True)]
-        inserted = any(row is not None and row.merge == "embedding" for row in rows)
-        batch = collate(made, self.base, self.settings.packing and not inserted)
+        inserted = any(row is not None and row.kind.inserted for row in rows)
+        read = [replace(item, prompt_ids=tuple(ids)) for item, ids in zip(items, prompts, strict=True)]
+        batch = collate(read, self.base, self.settings.packing and not inserted)
         with self.base.attach(one_or_each(rows), packed=batch.packed):
-            return target_losses(self.base, batch)
+            return (target_predictions(self.base, batch),)
+
+    def derived(self, loss: float) -> dict[str, float]:
+        return {"loss": loss, "perplexity": math.exp(loss)}
 
     def measure(
-        self, prefix: Prefix | None, items: Sequence[Any], metrics: Sequence[str], batch_size: int, progress: Progress
-    ) -> Measured:
-        raise NotImplementedError("foreword.evaluation measures generated text")
+        self, prefix: Prefix | None, items: Sequence[Example], metrics: Sequence[str], measuring: Measuring
+    ) -> Measurement:
+        """Text metrics of greedy answers, against every reference."""
+        texts = self.answers(prefix, items, measuring)
+        references = [item.references for item in items]
+        values: dict[str, float] = {}
+        signatures: dict[str, str] = {}
+        values["bleu"], signatures["bleu"] = text_metrics.bleu(texts, references)
+        values["chrf"], signatures["chrf"] = text_metrics.chrf(texts, references)
+        values["rouge_l"] = text_metrics.rouge_l(texts, references)
+        values["exact_match"] = text_metrics.exact_match(texts, references)
+        chosen = {name: values[name] for name in metrics if name in values}
+        return Measurement(chosen, texts, {name: signatures[name] for name in metrics if name in signatures})
 
-
-def renderer_for(base: Base, template: str | None, input_field: str = "input") -> Renderer:
-    """The renderer of `base`'s prompts; an encoder's text keeps the end token that its tokenizer adds."""
-    return Renderer(base.tokenizer, template, input_field, apart=bool(base.model.config.is_encoder_decoder))
+    def answers(self, prefix: Prefix | None, items: Sequence[Example], measuring: Measuring) -> list[str]:
+        """The model's greedy answer to each prompt, in row order; longest prompts are written together."""
+        stops = self.renderer.stop_ids(self.base.model.generation_config)
+        options = {"max_new_tokens": measuring.max_new_tokens}
+        texts = [""] * len(items)
+        order = sorted(range(len(items)), key=lambda index: -len(items[index].prompt_ids))
+        for chosen in in_batches(order, measuring.batch_size):
+            prompts = [list(items[index].prompt_ids) for index in chosen]
+            written = generate_ids(self.base, prompts, [prefix] * len(chosen), stops, options)
+            for index, answer in zip(chosen, written, strict=True):
+                texts[index] = measuring.clean(self.base.tokenizer.decode(answer, skip_special_tokens=True))
+            measuring.advance(len(chosen))
+        return texts
 
 
 def require_decoder(base: Base) -> None:
@@ -166,18 +194,26 @@ def target_logits(base: Base, batch: Batch) -> Tensor:
     return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def target_losses(base: Base, batch: Batch) -> Tensor:
-    """Cross entropy in nats of each target token, `[T]`, with whatever is attached to `base`."""
+def target_predictions(base: Base, batch: Batch) -> Predictions:
+    """The prediction of each target token, with whatever is attached to `base`.
+
+    As hidden states and output layer where the model does nothing more with its logits, else as logits.
+    """
     model = base.model
     head = model.get_output_embeddings()
     if not plain(head) or _PLAIN.get(model) is False:
-        return F.cross_entropy(target_logits(base, batch), batch.targets, reduction="none")
+        return Predictions(batch.targets, batch.rows, given_logits=target_logits(base, batch))
     if model not in _PLAIN:
         _PLAIN[model] = _logits_are_the_heads(base, batch)
-        return target_losses(base, batch)
+        return target_predictions(base, batch)
     with only_at(model, batch.positions, shown=0) as picked:
         model(**batch.inputs, use_cache=False)
-    return head_losses(picked[0], head, batch.targets)
+    return Predictions(batch.targets, batch.rows, hidden=picked[0], head=head)
+
+
+def target_losses(base: Base, batch: Batch) -> Tensor:
+    """Cross entropy in nats of each target token, `[T]`, with whatever is attached to `base`."""
+    return target_predictions(base, batch).target_losses()
 
 
 def _logits_are_the_heads(base: Base, batch: Batch) -> bool:
@@ -186,19 +222,6 @@ def _logits_are_the_heads(base: Base, batch: Batch) -> bool:
         with only_at(base.model, batch.positions, shown=1) as picked:
             logits = base.model(**batch.inputs, use_cache=False).logits
         return torch.equal(logits[0], base.model.get_output_embeddings()(picked[0][:1]))
-
-
-def mean_loss(
-    base: Base,
-    examples: Sequence[Example],
-    prefix: Prefix | None,
-    batch_size: int,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[float, int]:
-    """(mean loss in nats per target token, number of target tokens) over `examples`, without gradients."""
-    task = LanguageModelling(base, TaskSettings())
-    total, count = summed_loss(task, examples, prefix, batch_size, progress)
-    return total / count, count
 
 
 @contextmanager

@@ -17,21 +17,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foreword.base import Base
 from foreword.data.examples import text_problem
 from foreword.errors import ConfigError
-from foreword.models import Base
 from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.settings import check_types
-from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
-from foreword.tasks.classify import in_batches
+from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, in_batches, pieces
 from foreword.tasks.encode import encoder_side, own_states, pair_ids, require_places
 from foreword.tasks.heads import LinearHead, head_for
 from foreword.tasks.options import options_of
+from foreword.tasks.predictions import Predictions
 
 
 @dataclass(frozen=True)
-class Span(Item):
+class Span(PromptItem):
     """spans: characters of the context that each token covers; None for tokens of the question. begin, end: first and
     last token of the answer. answers: every right answer."""
 
@@ -54,7 +54,7 @@ class SpanOptions:
             raise ConfigError("longest", f"must be 1 or more, not {self.longest}")
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(Task[Span]):
     """Rows {"question", "context", "answers": [{"text", "start"}, …]}, start in characters; the first is trained on."""
 
     name = "qa"
@@ -100,35 +100,40 @@ class QuestionAnswering(Task):
     def logits(self, prefix: Prefix | None, items: Sequence[Span]) -> list[Tensor]:
         """Per item `[2, tokens]`, −∞ outside the context."""
         states = own_states(self.base, prefix, [item.prompt_ids for item in items])
-        found = pieces(self.head(torch.cat(states)), [len(item.prompt_ids) for item in items])
+        scored = pieces(self.head(torch.cat(states)), [len(item.prompt_ids) for item in items])
         return [
             scores.T.masked_fill(placed([span is None for span in item.spans], scores.device), float("-inf"))
-            for scores, item in zip(found, items, strict=True)
+            for scores, item in zip(scored, items, strict=True)
         ]
 
-    def losses(self, prefix: Prefix | None, items: Sequence[Span]) -> Tensor:
-        """The mean of begin's and end's, `[B]`."""
-        losses = [
-            F.cross_entropy(scores, placed([item.begin, item.end], scores.device))
-            for scores, item in zip(self.logits(prefix, items), items, strict=True)
-        ]
-        return torch.stack(losses)
+    def predict(self, prefix: Prefix | None, items: Sequence[Span]) -> tuple[Predictions, ...]:
+        """Two predictions per item, begin and end, each of weight ½. Classes are tokens; items with fewer have −∞."""
+        scores = self.logits(prefix, items)
+        most = max(item_scores.shape[1] for item_scores in scores)
+        logits = torch.cat([F.pad(item, (0, most - item.shape[1]), value=float("-inf")) for item in scores])
+        targets = placed([place for item in items for place in (item.begin, item.end)], logits.device)
+        rows = torch.arange(len(items), device=logits.device).repeat_interleave(2)
+        return (
+            Predictions(targets, rows, given_logits=logits, weights=torch.full_like(targets, 0.5, dtype=logits.dtype)),
+        )
 
     def measure(
-        self, prefix: Prefix | None, items: Sequence[Any], metrics: Sequence[str], batch_size: int, progress: Progress
-    ) -> Measured:
+        self, prefix: Prefix | None, items: Sequence[Span], metrics: Sequence[str], measuring: Measuring
+    ) -> Measurement:
         texts: list[str] = []
         with torch.no_grad():
-            for chosen in in_batches(items, batch_size):
+            for chosen in in_batches(items, measuring.batch_size):
                 for item, scores in zip(chosen, self.logits(prefix, chosen), strict=True):
                     texts.append(self._best(item, scores))
-                progress(len(chosen))
+                measuring.advance(len(chosen))
         pairs = [(text, item.answers) for text, item in zip(texts, items, strict=True)]
         values = {
-            "exact_match": 100 * sum(max(exact(text, answer) for answer in own) for text, own in pairs) / len(pairs),
-            "f1": 100 * sum(max(word_f1(text, answer) for answer in own) for text, own in pairs) / len(pairs),
+            "exact_match": 100
+            * sum(max(exact(text, answer) for answer in answers) for text, answers in pairs)
+            / len(pairs),
+            "f1": 100 * sum(max(word_f1(text, answer) for answer in answers) for text, answers in pairs) / len(pairs),
         }
-        return Measured({name: values[name] for name in metrics if name in values}, texts)
+        return Measurement({name: values[name] for name in metrics if name in values}, texts)
 
     def _best(self, item: Span, scores: Tensor) -> str:
         """The text of the likeliest span that ends where it begins or up to `longest` tokens later."""
@@ -158,13 +163,13 @@ def normalised(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
-def exact(found: str, wanted: str) -> float:
-    return float(normalised(found) == normalised(wanted))
+def exact(answer: str, right: str) -> float:
+    return float(normalised(answer) == normalised(right))
 
 
-def word_f1(found: str, wanted: str) -> float:
+def word_f1(answer: str, right: str) -> float:
     """F1 of the words in common."""
-    one, other = normalised(found), normalised(wanted)
+    one, other = normalised(answer), normalised(right)
     if not one or not other:
         return float(one == other)
     common = sum((Counter(one) & Counter(other)).values())

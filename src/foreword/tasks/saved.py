@@ -27,7 +27,7 @@ TENSORS, MANIFEST = "head.safetensors", "head.json"
 ONLY = "task"  # the name of a run's single task
 
 
-def save_task(task: Task, folder: Path) -> Path:
+def save_task(task: Task[Any], folder: Path) -> Path:
     """Write `folder`, atomically. Raises `StorageError`."""
     tasks = task.tasks if isinstance(task, Mixture) else {ONLY: task}
     tensors = {
@@ -74,7 +74,7 @@ def choose(states: Mapping[str, dict[str, Any]], name: str | None, folder: Path)
     return name
 
 
-def fill(task: Task, state: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> None:
+def fill(task: Task[Any], state: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> None:
     """Put a saved task into `task`, which is one of the same kind. Raises `ConfigError` if it isn't."""
     if state.get("task") != task.name:
         raise ConfigError("head", f"was trained for {state.get('task')}, not {task.name}")
@@ -83,7 +83,7 @@ def fill(task: Task, state: Mapping[str, Any], tensors: Mapping[str, Tensor], na
         put(task, tensors, name)
 
 
-def put(task: Task, tensors: Mapping[str, Tensor], name: str) -> None:
+def put(task: Task[Any], tensors: Mapping[str, Tensor], name: str) -> None:
     """Put a head's tensors into a task that has its own labels already. Raises `ConfigError` where they don't fit."""
     own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     head = task.head

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from foreword.base import Base
 from foreword.data.examples import text_problem
 from foreword.errors import ConfigError
-from foreword.models import Base
 from foreword.prefix import Prefix
 from foreword.settings import check_types
 from foreword.tasks.base import TaskSettings
@@ -84,7 +84,7 @@ class ChoiceOptions:
         check_types(self)
 
 
-class MultipleChoice(Classification):
+class MultipleChoice(Classification[Choices]):
     """`multiple-choice`: rows {"question", "choices": [text, …], "label": number of the right one}; a "context" stands
     before the question. Each answer is read with the question, and a single output scores it."""
 

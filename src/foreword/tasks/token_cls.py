@@ -12,27 +12,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from foreword.base import Base
 from foreword.errors import ConfigError, DataError
-from foreword.models import Base
 from foreword.placing import placed
 from foreword.prefix import Prefix
-from foreword.tasks.base import Item, Measured, Progress, Task, TaskSettings, pieces
-from foreword.tasks.classify import accuracy, in_batches
+from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, in_batches, pieces
+from foreword.tasks.classify import accuracy
 from foreword.tasks.encode import encoder_side, glues_words, own_states, require_places
 from foreword.tasks.heads import LinearHead, head_for
+from foreword.tasks.predictions import Predictions
 
 
 @dataclass(frozen=True)
-class Tagged(Item):
+class Tagged(PromptItem):
     """places: position of each word's first piece. tags: number of each word's tag."""
 
     places: tuple[int, ...] = ()
     tags: tuple[int, ...] = ()
 
 
-class TokenClassification(Task):
+class TokenClassification(Task[Tagged]):
     """Rows {"tokens": [word, …], "tags": [tag, …]}; one loss per word."""
 
     name = "token-cls"
@@ -57,7 +57,7 @@ class TokenClassification(Task):
 
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
         tags = (row.get(self._tags) for row in rows)
-        self.labels = sorted({tag for own in tags if isinstance(own, list) for tag in own if isinstance(tag, str)})
+        self.labels = sorted({tag for row in tags if isinstance(row, list) for tag in row if isinstance(tag, str)})
         if len(self.labels) < 2:
             raise DataError(f"token-cls needs rows of two tags or more, found {self.labels} in {self._tags!r}")
         self.head = head_for(self.base, len(self.labels))
@@ -99,28 +99,30 @@ class TokenClassification(Task):
         scores: Tensor = self.head(torch.cat(picked))
         return scores
 
-    def losses(self, prefix: Prefix | None, items: Sequence[Tagged]) -> Tensor:
+    def predict(self, prefix: Prefix | None, items: Sequence[Tagged]) -> tuple[Predictions, ...]:
         logits = self.logits(prefix, items)
-        wanted = placed([tag for item in items for tag in item.tags], logits.device)
-        return F.cross_entropy(logits, wanted, reduction="none")
+        targets = placed([tag for item in items for tag in item.tags], logits.device)
+        rows = placed([row for row, item in enumerate(items) for _ in item.tags], logits.device)
+        return (Predictions(targets, rows, given_logits=logits),)
 
     def measure(
-        self, prefix: Prefix | None, items: Sequence[Any], metrics: Sequence[str], batch_size: int, progress: Progress
-    ) -> Measured:
-        found: list[list[str]] = []
+        self, prefix: Prefix | None, items: Sequence[Tagged], metrics: Sequence[str], measuring: Measuring
+    ) -> Measurement:
+        predicted: list[list[str]] = []
         with torch.no_grad():
-            for chosen in in_batches(items, batch_size):
+            for chosen in in_batches(items, measuring.batch_size):
                 numbers = pieces(self.logits(prefix, chosen).argmax(-1), [len(item.tags) for item in chosen])
-                found += [[self.labels[int(number)] for number in row] for row in numbers]
-                progress(len(chosen))
-        wanted = [[self.labels[tag] for tag in item.tags] for item in items]
-        flat = [tag for row in found for tag in row], [tag for row in wanted for tag in row]
-        values = {"accuracy": accuracy(*flat), "entity_f1": entity_f1(found, wanted)}
-        return Measured({name: values[name] for name in metrics if name in values}, [" ".join(row) for row in found])
+                predicted += [[self.labels[int(number)] for number in row] for row in numbers]
+                measuring.advance(len(chosen))
+        tags = [[self.labels[tag] for tag in item.tags] for item in items]
+        flat = [tag for row in predicted for tag in row], [tag for row in tags for tag in row]
+        values = {"accuracy": accuracy(*flat), "entity_f1": entity_f1(predicted, tags)}
+        chosen_values = {name: values[name] for name in metrics if name in values}
+        return Measurement(chosen_values, [" ".join(row) for row in predicted])
 
 
-def entity_f1(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:
+def entity_f1(predicted: Sequence[Sequence[str]], tags: Sequence[Sequence[str]]) -> float:
     """F1 over whole entities, in 0…100."""
     from seqeval.metrics import f1_score
 
-    return float(100 * f1_score([list(row) for row in wanted], [list(row) for row in found], zero_division=0))
+    return float(100 * f1_score([list(row) for row in tags], [list(row) for row in predicted], zero_division=0))

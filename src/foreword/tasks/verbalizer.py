@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foreword.base import Base
+from foreword.base.inputs import padded
 from foreword.data.examples import Example
 from foreword.errors import ConfigError
-from foreword.models import Base
-from foreword.models.inputs import padded
 from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.settings import check_types

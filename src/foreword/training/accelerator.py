@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from foreword.base import Base
 from foreword.config import TrainConfig
 from foreword.errors import ConfigError
-from foreword.models import Base
 
 
 def check_trackers(names: tuple[str, ...]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from foreword.base import Base
 from foreword.errors import RecomputeError
-from foreword.models import Base
 
 _RATES = ("dropout", "layerdrop", "attention_dropout", "activation_dropout", "residual_dropout", "embedding_dropout")
 

@@ -1,7 +1,7 @@
 """Checkpoints: `step-000020/` with `state.safetensors` and `state.json`, complete or absent.
 
-Tensors are the producer's parameters (`producer.*`), AdamW's state (`optimizer.<parameter>.<name>`)
-and the random generators (`random.*`). No pickle.
+Tensors are those of what is trained (`producer.*`, `head.*`, `lora.*`), AdamW's state (`optimizer.<parameter>.<name>`)
+and the random generators (`random.*`). No pickle. Version 3, whose tensors had other names, is read too.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from torch import Tensor
 
 from foreword.errors import CheckpointError
 from foreword.files import new_folder, remove_folder, write_json
-from foreword.methods import Producer
+from foreword.training.trained import Trained
 
 TENSORS = "state.safetensors"
 STATE = "state.json"
-VERSION = 3
+VERSION = 4
+READABLE = (3, 4)
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunState:
     """Where a run stands after `step` updates. stale: validations since the best one. validated: the
     step of the last one."""
 
@@ -40,26 +41,26 @@ class Progress:
 
 def save_checkpoint(
     folder: Path,
-    producer: Producer,
+    trained: Trained,
     optimizer: torch.optim.Optimizer,
-    progress: Progress,
+    state: RunState,
     config: dict[str, Any],
     inputs: dict[str, str],
 ) -> Path:
     """Write `folder`/step-N atomically and return its path. inputs: digests of what the run was given."""
-    target = folder / f"step-{progress.step:06d}"
-    tensors = _tensors(producer, optimizer)
+    target = folder / f"step-{state.step:06d}"
+    tensors = _tensors(trained, optimizer)
     with new_folder(target) as temporary:
         save_file(tensors, temporary / TENSORS)
         digest = hashlib.sha256((temporary / TENSORS).read_bytes()).hexdigest()
-        state = {
+        manifest = {
             "version": VERSION,
-            "progress": asdict(progress),
+            "progress": asdict(state),
             "config": config,
             "inputs": inputs,
             "digest": digest,
         }
-        write_json(temporary / STATE, state)
+        write_json(temporary / STATE, manifest)
     return target
 
 
@@ -83,46 +84,57 @@ def find_checkpoint(path: Path) -> Path:
     """The checkpoint meant by `path`: itself, or the newest complete one of a run folder."""
     if (path / STATE).is_file():
         return path
-    found = list_checkpoints(path / "checkpoints")
-    if not found:
+    complete = list_checkpoints(path / "checkpoints")
+    if not complete:
         raise CheckpointError(f"{path} is neither a checkpoint nor a run folder with a complete one")
-    return found[-1]
+    return complete[-1]
 
 
-def read_state(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Any]]:
-    """(progress, config, digests of inputs) of a checkpoint. Raises `CheckpointError` if it is damaged."""
+def read_state(path: Path) -> tuple[RunState, dict[str, Any], dict[str, Any]]:
+    """(where the run stands, config, digests of inputs) of a checkpoint. Raises `CheckpointError` if it is damaged."""
+    manifest = _manifest(path)
+    try:
+        return RunState(**manifest["progress"]), dict(manifest["config"]), dict(manifest["inputs"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / STATE}: not a readable checkpoint: {error}") from error
+
+
+def _manifest(path: Path) -> dict[str, Any]:
     file = path / STATE
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-        if state["version"] != VERSION:
-            raise CheckpointError(f"{file}: version {state['version']!r} is not readable here (known: {VERSION})")
-        if state["digest"] != hashlib.sha256((path / TENSORS).read_bytes()).hexdigest():
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        if manifest["version"] not in READABLE:
+            known = ", ".join(map(str, READABLE))
+            raise CheckpointError(f"{file}: version {manifest['version']!r} is not readable here (known: {known})")
+        if manifest["digest"] != hashlib.sha256((path / TENSORS).read_bytes()).hexdigest():
             raise CheckpointError(f"{path / TENSORS}: digest differs from {STATE}; the file was changed or damaged")
-        return Progress(**state["progress"]), dict(state["config"]), dict(state["inputs"])
+        return dict(manifest)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: not a readable checkpoint: {error}") from error
 
 
-def load_checkpoint(path: Path, producer: Producer, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a checkpoint's tensors into `producer`, `optimizer` and the random generators."""
-    progress, _, _ = read_state(path)
+def load_checkpoint(path: Path, trained: Trained, optimizer: torch.optim.Optimizer) -> RunState:
+    """Put a checkpoint's tensors into `trained`, `optimizer` and the random generators."""
+    state, _, _ = read_state(path)
     try:
         tensors = load_file(path / TENSORS)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path / TENSORS} can't be read: {error}") from error
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith("producer.")}
+    if _manifest(path)["version"] == 3:
+        tensors = trained.from_version_3(tensors)
+    parameters = {name: tensor for name, tensor in tensors.items() if not name.startswith(("optimizer.", "random."))}
     try:
-        producer.load_state_dict({name.removeprefix("producer."): tensor for name, tensor in own.items()})
+        trained.load_state_dict(parameters)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit this method: {' '.join(str(error).split())}") from error
-    _restore_optimizer(tensors, producer, optimizer)
+    _restore_optimizer(tensors, trained, optimizer)
     _restore_random(tensors)
-    return progress
+    return state
 
 
-def _tensors(producer: Producer, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {f"producer.{name}": tensor for name, tensor in producer.state_dict().items()}
-    for name, parameter in producer.named_parameters():
+def _tensors(trained: Trained, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = dict(trained.state_dict())
+    for name, parameter in trained.named_parameters():
         for part, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{part}"] = torch.as_tensor(value)
     tensors["random.cpu"] = torch.get_rng_state()
@@ -132,18 +144,18 @@ def _tensors(producer: Producer, optimizer: torch.optim.Optimizer) -> dict[str, 
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def _restore_optimizer(tensors: dict[str, Tensor], producer: Producer, optimizer: torch.optim.Optimizer) -> None:
-    for name, parameter in producer.named_parameters():
+def _restore_optimizer(tensors: dict[str, Tensor], trained: Trained, optimizer: torch.optim.Optimizer) -> None:
+    for name, parameter in trained.named_parameters():
         head = f"optimizer.{name}."
-        found = {key.removeprefix(head): value for key, value in tensors.items() if key.startswith(head)}
-        if found:
+        parts = {key.removeprefix(head): value for key, value in tensors.items() if key.startswith(head)}
+        if parts:
             # AdamW keeps its step count on the CPU unless it is fused, its moments beside the parameter and laid out
             # like it: a fused kernel goes by memory alone
             fused = any(group.get("fused") for group in optimizer.param_groups)
             optimizer.state[parameter] = {
                 part: (value.to(parameter.device) if fused else value) if value.dim() == 0
                 else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-                for part, value in found.items()
+                for part, value in parts.items()
             }  # fmt: skip
 
 

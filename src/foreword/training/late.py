@@ -7,10 +7,13 @@ moments alone where `found_inf` is set, as it does for a gradient scaler.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from foreword.data import Item
 
 
 def reads_late(device: torch.device, processes: int) -> bool:
@@ -45,11 +48,11 @@ class Later:
 
 
 class Unread(NamedTuple):
-    """A step that is not logged yet. tokens: its losses; began: by the performance counter."""
+    """A step that is not reported yet. units: what its items count for; began: by the performance counter."""
 
     step: int
-    examples: list[Any]
+    items: Sequence[Item]
     rate: float
-    tokens: int
+    units: float
     began: float
     later: Later | None = None

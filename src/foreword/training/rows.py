@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+from foreword.base import Base
 from foreword.config import DataConfig, TrainConfig
-from foreword.data import BadRow
+from foreword.data import BadRow, Item, Reading
 from foreword.data.order import HELD_OUT, WINDOW, batches, held_out
 from foreword.data.readers import Row, read_rows
 from foreword.errors import ConfigError
-from foreword.methods import METHODS
-from foreword.models import Base
-from foreword.settings import build
+from foreword.methods import get_method
+from foreword.settings import build, of_each_task
 from foreword.tasks import Mixture, Task, make_task, settings_of
-from foreword.tasks.mixture import Part
-
-_OF_MIXTURE = {"task", "task_options", "data", "validation", "template", "input_field", "target_field"}
+from foreword.tasks.mixture import MixtureItem
 
 
 @dataclass(frozen=True)
-class Rows:
+class DataSet:
     """training, held_out: items of the task. bad: rows of both that can't be used."""
 
-    training: list[Any]
-    held_out: list[Any]
+    training: list[Item]
+    held_out: list[Item]
     bad: list[BadRow]
 
 
-def task_of(base: Base, config: TrainConfig) -> Task:
+class BatchSource(Protocol):
+    """Where a run's batches come from: rows of a file, or whatever else makes them."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that it draws from; 0 where batches are made."""
+
+    def batches(self, done: int) -> Iterator[Sequence[Item]]:
+        """The batches of update `done` + 1, `done` + 2, … Has to give the same ones again after a resumption."""
+
+
+class RowBatches:
+    """Batches of rows in seeded order, without end."""
+
+    def __init__(self, task: Task[Any], items: Sequence[Item], config: TrainConfig) -> None:
+        self._task, self._items, self._config = task, items, config
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._items)
+
+    def batches(self, done: int) -> Iterator[Sequence[Item]]:
+        order = order_of(self._task, self._items, self._config, done)
+        return ([self._items[index] for index in indices] for indices in order)
+
+
+def task_of(base: Base, config: TrainConfig) -> Task[Any]:
     """The task of a run, or the mixture of its tasks. Raises `ConfigError`."""
     if not config.mixture:
         if not config.data:
@@ -56,48 +80,49 @@ def _settings(name: str, values: Any) -> dict[str, Any]:
         raise ConfigError("mixture", f"{name!r} must be a text of letters, digits, - and _")
     if not isinstance(values, Mapping):
         raise ConfigError("mixture", f"{name}: must be settings, not {values!r:.60}")
-    if odd := sorted(set(values) - _OF_MIXTURE):
-        raise ConfigError("mixture", f"{name}: {odd[0]!r} is none of {', '.join(sorted(_OF_MIXTURE))}")
+    if odd := sorted(set(values) - of_each_task(TrainConfig)):
+        raise ConfigError("mixture", f"{name}: {odd[0]!r} is none of {', '.join(sorted(of_each_task(TrainConfig)))}")
     if not values.get("data"):
         raise ConfigError("mixture", f"{name}: data: name a file of examples")
     if not isinstance(values.get("validation"), str | None):
         raise ConfigError("mixture", f"{name}: validation: must be text, not {values['validation']!r:.60}")
     known = {key: value for key, value in values.items() if key not in ("validation",)}
     checked = build(DataConfig, known, f"mixture: {name}")
-    return {key: getattr(checked, key) for key in _OF_MIXTURE - {"validation"}} | {
+    return {key: getattr(checked, key) for key in of_each_task(TrainConfig) - {"validation"}} | {
         "validation": values.get("validation")
     }
 
 
-def load_rows(task: Task, config: TrainConfig) -> Rows:
+def load_rows(task: Task[Any], config: TrainConfig) -> DataSet:
     """Read every row of a run; the task learns its labels from the training rows. Raises `DataError`."""
     most = config.max_tokens or task.base.max_positions - config.length
     if not isinstance(task, Mixture):
         return _load(task, config, config.data, config.validation, most)
-    whole = Rows([], [], [])
-    for name, own in task.tasks.items():
+    whole = DataSet([], [], [])
+    for name, single in task.tasks.items():
         values = config.mixture[name]
-        rows = _load(own, config, str(values["data"]), values.get("validation"), most)
-        whole.training.extend(Part(name, item) for item in rows.training)
-        whole.held_out.extend(Part(name, item) for item in rows.held_out)
-        whole.bad.extend(rows.bad)
+        data = _load(single, config, str(values["data"]), values.get("validation"), most)
+        whole.training.extend(MixtureItem(name, item) for item in data.training)
+        whole.held_out.extend(MixtureItem(name, item) for item in data.held_out)
+        whole.bad.extend(data.bad)
     task.collect_heads()
     return whole
 
 
-def _load(task: Task, config: TrainConfig, data: str, validation: str | None, most: int) -> Rows:
-    settings: dict[str, Any] = {"max_tokens": most, "max_bad_rows": config.max_bad_rows}
+def _load(task: Task[Any], config: TrainConfig, data: str, validation: str | None, most: int) -> DataSet:
+    reading = Reading(max_tokens=most, max_bad_rows=config.max_bad_rows)
     task.learn(_Fields(data))
-    items, bad = task.load(data, **settings)
+    items, bad = task.load(data, reading)
     if validation is not None:
-        measured, more = task.load(validation, **settings, limit=config.validation_rows, split="validation")
-        return Rows(items, measured, bad + more)
+        reading = replace(reading, limit=config.validation_rows, split="validation")
+        measured, more = task.load(validation, reading)
+        return DataSet(items, measured, bad + more)
     chosen = held_out(len(items), config.validation_rows or HELD_OUT, config.seed)
     if not chosen:
         raise ConfigError("validation", f"{len(items)} rows are too few to hold some out; name a validation file")
     left_out = set(chosen)
     kept = [item for index, item in enumerate(items) if index not in left_out]
-    return Rows(kept, [items[index] for index in chosen], bad)
+    return DataSet(kept, [items[index] for index in chosen], bad)
 
 
 class _Fields:
@@ -110,14 +135,14 @@ class _Fields:
         return (row.fields for row in read_rows(self._source) if isinstance(row, Row))
 
 
-def order_of(task: Task, items: list[Any], config: TrainConfig, start: int) -> Iterator[list[int]]:
+def order_of(task: Task[Any], items: Sequence[Item], config: TrainConfig, start: int) -> Iterator[list[int]]:
     """Indices of the rows of batch `start`, `start + 1`, … without end."""
-    inserted = METHODS[config.method].merge(task.base.model) == "embedding"
+    inserted = get_method(config.method).kind(task.base.model).inserted
     window = WINDOW if task.pads(items, inserted) else 1
     return batches([item.num_tokens for item in items], config.batch_size, config.seed, start, window)
 
 
-def digest(items: list[Any]) -> str:
+def digest(items: Sequence[Item]) -> str:
     """SHA-256 of what a run depends on."""
     hashed = hashlib.sha256()
     for item in items:

@@ -6,44 +6,33 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from foreword.base import Base
+from foreword.base.sharding import shard
 from foreword.config import TrainConfig
-from foreword.data import BadRow
 from foreword.data.order import steps_per_epoch
 from foreword.errors import CheckpointError, ConfigError
-from foreword.init import starting_point
-from foreword.methods import Method, Producer, Start, get_method
-from foreword.methods.shaped import shape
-from foreword.models import Base
+from foreword.init import Beginning, starting_point
+from foreword.methods import Method, get_method
+from foreword.methods.token_options import with_token_options
 from foreword.models.lora import lora_parameters
-from foreword.models.sharding import shard
+from foreword.objectives import get_objective
 from foreword.prefix import Prefix
-from foreword.settings import to_dict
+from foreword.settings import free_on_resume, to_dict
 from foreword.tasks import Task
 from foreword.training.accelerator import check_trackers, make_accelerator
-from foreword.training.adapter import restore_adapter, trained_adapter
 from foreword.training.checkpoint import find_checkpoint, read_state
+from foreword.training.events import Finished, Observer, Started
 from foreword.training.folder import RunFolder
-from foreword.training.heads import start_head, with_head
-from foreword.training.loop import Loop
+from foreword.training.head import start_head
+from foreword.training.loop import Job, Loop
+from foreword.training.lora import restore_lora, trained_lora
 from foreword.training.processes import Processes
-from foreword.training.rows import digest, load_rows, task_of
-
-# Settings that may differ between a run and its resumption: they don't change what is computed.
-_FREE = {
-    "output", "resume", "device", "trackers", "checkpoint_every", "keep_checkpoints", "prefix_dtype", "max_bad_rows", "shard_base",
-}  # fmt: skip
-
-
-class Observer(Protocol):
-    """Told what happens in a run; every method may do nothing."""
-
-    def started(self, run: Path, steps: int, done: int, bad_rows: list[BadRow]) -> None: ...
-    def updated(self, row: dict[str, Any]) -> None: ...
-    def validated(self, row: dict[str, Any]) -> None: ...
+from foreword.training.rows import DataSet, RowBatches, digest, load_rows, task_of
+from foreword.training.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -83,104 +72,156 @@ def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> 
 
 def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainResult:
     method = get_method(config.method)
-    method.parse_options(config.options)
-    check_trackers(config.trackers)
-    if config.train != "prefix":
-        lora_parameters(base.model)
+    _check(method, base, config)
     accelerator = make_accelerator(base, config)
     processes = Processes(accelerator)
     if config.shard_base:
         shard(base)
     checkpoint = None if config.resume is None else find_checkpoint(Path(config.resume))
     if checkpoint is not None:
-        _, saved, saved_inputs = read_state(checkpoint)
-        config = _as_before(config, checkpoint, saved)
+        config = _as_before(config, checkpoint)
     torch.manual_seed(config.seed)
     task = task_of(base, config)
     rows = load_rows(task, config)
-    inputs = {
+    inputs = _digests(rows, base)
+    if checkpoint is not None:
+        _require_inputs(inputs, checkpoint)
+    torch.manual_seed(config.seed)
+    _require_meaning(method, base, config, task)
+    start = starting_point(base, rows.training, _beginning(config), task.labels, task.roles())
+    producer = method.start(start, method.parse_options(config.options))
+    producer = with_token_options(producer, start, config.frozen_tokens, config.dropout).to(base.device)
+    start_head(task, config)
+    config = _resolved(config, method, task, rows)
+    folder = _folder(config, checkpoint, processes)
+    with trained_lora(base, config) as lora:
+        trained = Trained(
+            producer,
+            head=task.head,
+            head_lr=config.head_lr,
+            lora=lora,
+            lora_lr=config.lora_lr,
+            train_prefix=config.train != "lora",
+        )
+        source = RowBatches(task, rows.training, config)
+        job = Job(task, get_objective(config.objective), trained, source, rows.held_out, config, folder, inputs)
+        initial = start.prefix if method.kind(base.model).is_cache else producer.finish()
+        loop = _run(job, accelerator, rows, checkpoint, observer if processes.main else None)
+    processes.write(folder.plot)
+    processes.wait()
+    if config.train != "prefix":
+        restore_lora(base, folder.lora)
+    return _result(loop, folder, initial, observer if processes.main else None)
+
+
+def _check(method: Method, base: Base, config: TrainConfig) -> None:
+    """Raise what can be raised before anything is read."""
+    method.parse_options(config.options)
+    get_objective(config.objective)
+    check_trackers(config.trackers)
+    if config.train != "prefix":
+        lora_parameters(base.model)
+
+
+def _beginning(config: TrainConfig) -> Beginning:
+    return Beginning(
+        init=config.init,
+        length=config.length,
+        text=config.init_text,
+        prefix=config.init_prefix,
+        method=config.method,
+        seed=config.seed,
+        slots=config.slots,
+        lengths=config.lengths,
+    )
+
+
+def _resolved(config: TrainConfig, method: Method, task: Task[Any], rows: DataSet) -> TrainConfig:
+    """What the run comes to; saved, so that it can be done again."""
+    steps = config.steps or math.ceil(config.epochs * steps_per_epoch(len(rows.training), config.batch_size))
+    lr = method.default_lr if config.lr is None else config.lr
+    return dataclasses.replace(config, lr=lr, template=task.template, steps=steps)
+
+
+def _folder(config: TrainConfig, checkpoint: Path | None, processes: Processes) -> RunFolder:
+    if checkpoint is not None:
+        return RunFolder.of_checkpoint(checkpoint)
+    return RunFolder(processes.from_main(lambda: RunFolder.create(config).path))
+
+
+def _run(job: Job, accelerator: Any, rows: DataSet, checkpoint: Path | None, observer: Observer | None) -> Loop:
+    done = 0 if checkpoint is None else read_state(checkpoint)[0].step
+    if observer is not None:
+        observer(Started(job.folder.path, int(job.config.steps or 1), done, tuple(rows.bad)))
+    with Loop(job, accelerator, observer) as loop:
+        loop.prepare(checkpoint)
+        loop.run()
+    return loop
+
+
+def _result(loop: Loop, folder: RunFolder, initial: Prefix, observer: Observer | None) -> TrainResult:
+    best = float(loop.state.best_loss if loop.state.best_loss is not None else math.nan)
+    if observer is not None:
+        observer(Finished(folder.path, loop.state.step, best, loop.stopped_early))
+    return TrainResult(
+        prefix=Prefix.load(folder.prefix),
+        initial=initial,
+        run=folder.path,
+        history=folder.rows(),
+        steps=loop.state.step,
+        validation_loss=best,
+        stopped_early=loop.stopped_early,
+    )
+
+
+def _digests(rows: DataSet, base: Base) -> dict[str, str]:
+    """What the result depends on, beside the settings."""
+    return {
         "data": digest(rows.training),
         "validation": digest(rows.held_out),
         "weights": str(base.fingerprint.weights),
     }
-    if checkpoint is not None:
-        _require_inputs(inputs, checkpoint, saved_inputs)
-    torch.manual_seed(config.seed)
-    _require_meaning(method, base, config, task)
-    start = starting_point(config, base, rows.training, task.labels, task.roles())
-    producer = _producer(method, start, config).to(base.device)
-    start_head(task, config)
-    total = config.steps or math.ceil(config.epochs * steps_per_epoch(len(rows.training), config.batch_size))
-    lr = method.default_lr if config.lr is None else config.lr
-    # what the run resolved to; saved, so that it can be done again
-    config = dataclasses.replace(config, lr=lr, template=task.template, steps=total)
-    if checkpoint is None:
-        folder = RunFolder(processes.from_main(lambda: RunFolder.create(config).path))
-    else:
-        folder = RunFolder.of_checkpoint(checkpoint)
-    observer = observer if processes.main else None
-    with (
-        trained_adapter(base, producer, config) as adapted,
-        Loop(task, with_head(adapted, task, config), rows, config, folder, inputs, accelerator, observer) as loop,
-    ):
-        initial = start.prefix if method.merge(base.model) == "softmax" else producer.finish()
-        loop.prepare(checkpoint)
-        if observer is not None:
-            observer.started(folder.path, total, loop.progress.step, rows.bad)
-        loop.run()
-    processes.write(folder.plot)
-    processes.wait()
-    if config.train != "prefix":
-        restore_adapter(base, folder.lora)
-    history = folder.rows()
-    best = float(loop.progress.best_loss if loop.progress.best_loss is not None else math.nan)
-    return TrainResult(
-        Prefix.load(folder.prefix), initial, folder.path, history, loop.progress.step, best, loop.stopped_early
-    )
 
 
-def _producer(method: Method, start: Start, config: TrainConfig) -> Producer:
-    """The method's producer, with the options for all."""
-    producer = method.start(start, method.parse_options(config.options))
-    return shape(producer, start, config.frozen_tokens, config.dropout)
-
-
-def _require_meaning(method: Method, base: Base, config: TrainConfig, task: Task) -> None:
+def _require_meaning(method: Method, base: Base, config: TrainConfig, task: Task[Any]) -> None:
     """Raise `ConfigError` for settings that have no meaning together."""
-    merge = method.merge(base.model)
-    if config.shard_base and (merge == "conditioned" or config.init == "mean"):
+    kind = method.kind(base.model)
+    if config.shard_base and (kind.reads_input or config.init == "mean"):
         raise ConfigError("shard_base", "this method or start looks embeddings up, which needs a whole table of them")
-    if merge == "embedding" and (config.slots or config.lengths):
+    if kind.inserted and (config.slots or config.lengths):
         field = "slots" if config.slots else "lengths"
         raise ConfigError(field, f"{method.name} stands among the embeddings of {base.name}; it has no slots")
-    if merge == "memory" and config.lengths:
+    if not kind.has_tokens and config.lengths:
         raise ConfigError("lengths", "a memory has no virtual tokens")
-    if base.model_slots.route == "cache" and merge in ("gated", "memory"):
+    if base.model_slots.route == "cache" and not kind.passes_as_cache:
         raise ConfigError(
             "method", f"{method.name} can't be attached to {base.name}, whose attention is code of its own"
         )
-    if (places := task.places) and (merge != "embedding" or places != config.length):
-        meant = f"length is {config.length}" if merge == "embedding" else f"{method.name} inserts none on {base.name}"
+    if (places := task.places) and (not kind.inserted or places != config.length):
+        meant = f"length is {config.length}" if kind.inserted else f"{method.name} inserts none on {base.name}"
         raise ConfigError("template", f"has {places} places for virtual tokens ([V]), but {meant}")
 
 
-def _as_before(config: TrainConfig, checkpoint: Path, saved: dict[str, Any]) -> TrainConfig:
+def _as_before(config: TrainConfig, checkpoint: Path) -> TrainConfig:
     """`config` with what it leaves open taken from the run it resumes. Raises `CheckpointError` naming the
     first setting in which it would differ."""
+    _, recorded, _ = read_state(checkpoint)
+    saved = to_dict(TrainConfig()) | recorded  # settings that are newer than the run were at their defaults
     left_open: dict[str, Any] = {
         name: saved.get(name) for name in ("lr", "template", "steps") if getattr(config, name) is None
     }
     config = dataclasses.replace(config, **left_open)
     for name, value in to_dict(config).items():
-        if name not in _FREE and value != saved.get(name):
+        if name not in free_on_resume(TrainConfig) and value != saved.get(name):
             raise CheckpointError(
                 f"{checkpoint} was made with {name} {saved.get(name)!r}, not {value!r}; resume with the same settings"
             )
     return config
 
 
-def _require_inputs(inputs: dict[str, str], checkpoint: Path, saved: dict[str, Any]) -> None:
+def _require_inputs(inputs: dict[str, str], checkpoint: Path) -> None:
     """Raise `CheckpointError` if the rows or the base's weights are not those of the run."""
-    for name, own in inputs.items():
-        if saved.get(name) != own:
+    _, _, saved = read_state(checkpoint)
+    for name, value in inputs.items():
+        if saved.get(name) != value:
             raise CheckpointError(f"{checkpoint} was made with other {name}; resume with the same, or start a new run")

@@ -1,0 +1,205 @@
+"""`Attachment`: the prefixes of one `attach`, ready for attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from foreword.attention import backends
+from foreword.attention.additions import add, reference_add
+from foreword.attention.call import AttentionCall, MaskCache
+from foreword.attention.merge import two_part_attention
+from foreword.attention.reference import reference_attention
+from foreword.attention.segments import Segments
+from foreword.attention.sharing import Plan, RowMap, Shared, laid_out
+from foreword.errors import AttachError
+from foreword.placing import placed
+from foreword.prefix import KV, Prefix
+from foreword.prefix.kinds import Addition
+
+BACKENDS = ("auto", "math", "reference")
+
+
+class OnDevice(NamedTuple):
+    """One prefix's tensors where and as the model computes. slots: empty for a prefix that is added instead."""
+
+    slots: dict[str, KV]
+    additions: dict[str, Addition]
+    embeddings: Tensor | None
+
+
+class Attachment:
+    """Tensors on the model's device (a layer elsewhere gets its own copy), row map, offsets.
+
+    rows: one prefix for all rows, or one entry per row. parameter: one of the model's, for its device and dtype.
+    backend: "auto" (flash where it fits, else math), "math", or "reference". packed: the batch is one row of tokens,
+    in which the rows lie one behind another, of so many tokens each.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Prefix | None],
+        parameter: Tensor,
+        backend: str = "auto",
+        packed: Sequence[int] | None = None,
+    ) -> None:
+        if backend not in BACKENDS:
+            raise AttachError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        distinct = list({id(row): row for row in rows if row is not None}.values())
+        _require_static(distinct)
+        number = {id(prefix): index for index, prefix in enumerate(distinct)}
+        assignment = [None if row is None else number[id(row)] for row in rows]
+        self.packed = None if packed is None else Segments(tuple(packed), tuple(packed))
+        self.offsets = [0 if row is None else row.position_offset for row in rows]
+        self.rows = RowMap(assignment, [prefix.length for prefix in distinct])
+        self.prefixes = [_on_device(prefix, parameter) for prefix in distinct]
+        self.has_embeddings = any(prefix.embeddings is not None for prefix in self.prefixes)
+        self.captured: dict[str, KV] | None = None
+        self.observer: Callable[[str, AttentionCall], None] | None = None
+        self.masks = MaskCache()
+        self._tokens = self.rows if packed is None else _by_token(self.rows, packed)
+        self._has_additions = any(prefix.additions for prefix in self.prefixes)
+        self._parameter, self._backend = parameter, backend
+        self._offset_tensors: dict[tuple[int, torch.device], Tensor] = {}
+        self._plans: dict[tuple[str, int, int, torch.device], tuple[Plan, tuple[int, ...]] | None] = {}
+        self._laid_out: dict[tuple[str, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
+
+    def with_rows(self, rows: Sequence[Prefix | None]) -> Attachment:
+        """The same attachment with other prefixes, ready for the batches that this one has seen."""
+        other = Attachment(rows, self._parameter, self._backend)
+        other.captured, other.observer = self.captured, self.observer
+        if len(self.rows.assignment) == len(other.rows.assignment):
+            for slot, batch, tokens, device in self._plans:
+                if tokens == 1:  # decoding goes on; a prompt of this length may never come again
+                    other.shared(slot, batch, tokens, device)
+            for batch, device in self._offset_tensors:
+                other.offset_tensor(batch, device)
+        return other
+
+    def offset_tensor(self, batch: int, device: torch.device) -> Tensor:
+        """Offsets of `batch` rows, `[batch or 1, 1]`."""
+        if (batch, device) not in self._offset_tensors:
+            entries = self.rows.expand(batch)
+            repeats = max(1, len(entries) // len(self.offsets))
+            same = len(set(self.offsets)) == 1
+            values = self.offsets[:1] if same else [offset for offset in self.offsets for _ in range(repeats)]
+            self._offset_tensors[batch, device] = placed(values, device).unsqueeze(1)
+        return self._offset_tensors[batch, device]
+
+    def packed_positions(self, given: Tensor | None, device: torch.device) -> Tensor:
+        """Positions of packed rows, `[1, Σ tokens]`: from each row's offset on. given: positions without offsets."""
+        lengths = () if self.packed is None else self.packed.queries
+        offsets = self.offsets * (len(lengths) if len(self.offsets) == 1 else 1)
+        if given is None:
+            starts = [offset - first for offset, first in zip(offsets, accumulate(lengths, initial=0), strict=False)]
+            given, offsets = torch.arange(sum(lengths), device=device).unsqueeze(0), starts
+        counts = placed(lengths, device)
+        return given + placed(offsets, device).repeat_interleave(counts, output_size=sum(lengths))
+
+    def run(self, slot: str, call: AttentionCall) -> Tensor:
+        """Attention output `[B, H, n, d_v]` of one slot."""
+        if self.captured is not None:
+            self.captured[slot] = KV(call.key, call.value)
+        if self.observer is not None:
+            self.observer(slot, call)
+        if self._backend == "reference":
+            return self._reference(slot, call)
+        flash = backends.choose(call) if self._backend == "auto" else None
+        tokens = call.query.shape[2]
+        batch, each = (call.batch, tokens) if self.packed is None else (tokens, 1)  # packed tokens are rows of one
+        output = two_part_attention(call, self.shared(slot, batch, each, call.query.device), flash, self.packed)
+        return self._add(slot, call, output, batch) if self._has_additions else output
+
+    def shared(self, slot: str, batch: int, tokens: int, device: torch.device) -> Shared | None:
+        """The prefixes of `slot` for `batch` rows of `tokens` queries each; None: no row has one there."""
+        key = slot, batch, tokens, device
+        if key not in self._plans:
+            self._plans[key] = self._planned(*key)
+            self._plans.setdefault((slot, batch, 1, device), self._planned(slot, batch, 1, device))  # see `_planned`
+        planned = self._plans[key]
+        return None if planned is None else Shared(planned[0], *self._end_to_end(slot, planned[1]))
+
+    def _planned(self, slot: str, batch: int, tokens: int, device: torch.device) -> tuple[Plan, tuple[int, ...]] | None:
+        """The plan of a call and the prefixes' numbers. That of a decoding step is made with the prompt's: a compiled
+        step must find it."""
+        lengths = {
+            number: kv.length
+            for number in self._tokens.groups(batch)
+            if (kv := self.prefixes[number].slots.get(slot)) is not None and kv.length
+        }
+        if not lengths:
+            return None
+        numbers = tuple(lengths)
+        return self._tokens.plan(numbers, tuple(lengths.values()), batch, tokens, device), numbers
+
+    def _end_to_end(self, slot: str, numbers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Keys and values of the prefixes `numbers`, laid out once; those that learn change, and are laid out anew."""
+        if (slot, numbers) in self._laid_out:
+            return self._laid_out[slot, numbers]
+        keys, values = zip(*(self.prefixes[number].slots[slot] for number in numbers), strict=True)
+        learns = any(tensor.requires_grad for tensor in (*keys, *values))
+        if len(numbers) == 1 or (learns and torch.is_grad_enabled()):
+            pair = laid_out(keys, values)
+        else:
+            with torch.inference_mode(False), torch.no_grad():  # so that they may stand beside gradients later
+                pair = laid_out(keys, values)
+        if not learns:
+            self._laid_out[slot, numbers] = pair
+        return pair
+
+    def _add(self, slot: str, call: AttentionCall, output: Tensor, batch: int) -> Tensor:
+        """What gated and memory prefixes add. Packed tokens are rows of one token each."""
+        if self.packed is not None:
+            call, output = replace(call, query=call.query.transpose(0, 2)), output.transpose(0, 2)
+        for number in self._tokens.groups(batch):
+            if (addition := self.prefixes[number].additions.get(slot)) is not None:
+                output = add(output, call, addition, self._tokens.index(number, batch, call.query.device))
+        return output if self.packed is None else output.transpose(0, 2)
+
+    def _reference(self, slot: str, call: AttentionCall) -> Tensor:
+        """One packed row at a time, or the whole batch."""
+        if self.packed is None:
+            return self._reference_rows(slot, call, self.rows.expand(call.batch))
+        lengths = list(self.packed.queries)
+        pieces = [torch.split(part, lengths, 2) for part in (call.query, call.key, call.value)]
+        outputs = [
+            self._reference_rows(slot, replace(call, query=query, key=key, value=value), [row])
+            for row, query, key, value in zip(self.rows.expand(len(lengths)), *pieces, strict=True)
+        ]
+        return torch.cat(outputs, 2)
+
+    def _reference_rows(self, slot: str, call: AttentionCall, rows: list[int | None]) -> Tensor:
+        prefixes = [None if row is None else self.prefixes[row] for row in rows]
+        output = reference_attention(call, [None if prefix is None else prefix.slots.get(slot) for prefix in prefixes])
+        additions = [None if prefix is None else prefix.additions.get(slot) for prefix in prefixes]
+        return reference_add(output, call, additions)
+
+
+def _require_static(prefixes: Sequence[Prefix]) -> None:
+    if any(prefix.kind.reads_input for prefix in prefixes):
+        raise AttachError(
+            "a conditioned prefix differs from row to row; make the rows with base.inputs(texts, prefix), "
+            "or call base.generate"
+        )
+
+
+def _on_device(prefix: Prefix, parameter: Tensor) -> OnDevice:
+    device = torch.device("cpu") if parameter.device.type == "meta" else parameter.device
+    place = device, parameter.dtype
+    additions = {name: type(added)(*(part.to(*place) for part in added)) for name, added in prefix.additions.items()}
+    slots = {} if additions else {name: KV(*(part.to(*place) for part in kv)) for name, kv in prefix.slots.items()}
+    embeddings = prefix.embeddings
+    return OnDevice(slots, additions, None if embeddings is None else embeddings.to(*place))
+
+
+def _by_token(rows: RowMap, packed: Sequence[int]) -> RowMap:
+    """The same map with a row for each token."""
+    if len(rows.assignment) == 1:
+        return rows
+    entries = rows.expand(len(packed))
+    return RowMap([entry for entry, tokens in zip(entries, packed, strict=True) for _ in range(tokens)], rows.lengths)

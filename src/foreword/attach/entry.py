@@ -1,0 +1,100 @@
+"""What happens before a stack runs: its positions, its checkpointed layers, and the cache of the cache route."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foreword.attach import cached, positions, recompute, virtual
+from foreword.attach.attachment import Attachment
+from foreword.attach.state import State
+from foreword.attention.call import refuse_attentions
+from foreword.errors import AttachError, BatchMismatchError
+from foreword.models.slots import ModelSlots, Stack
+
+
+class Entry:
+    """The pre-hook of one stack."""
+
+    def __init__(self, state: State, model: nn.Module, stack: Stack, slots: ModelSlots) -> None:
+        module = model.get_submodule(stack.path)
+        self._state, self._model, self._stack, self._slots = state, model, stack, slots
+        self._names = parameters_of(module)
+        self._layers = recompute.candidates(module)
+        self._first = stack is slots.stacks[0]  # of an encoder–decoder the encoder, where prompts stand
+
+    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        attachment = self._state.current
+        if attachment is None:
+            return args, kwargs
+        arguments = by_name(self._names, args, kwargs)
+        refuse_attentions(arguments, getattr(module, "config", None))
+        self._state.start_pass(attachment, positions.past_length(arguments))
+        if attachment.has_embeddings and self._first and not self._state.past:
+            virtual.require_virtual(self._model, arguments.get("input_ids"), attachment)
+        if attachment.packed is not None:
+            self._unpadded(module, arguments, attachment)
+        else:
+            self._positions(arguments, attachment)
+        if self._slots.route == "cache":
+            cached.put_prefix(module, arguments, attachment, self._slots)
+        elif not torch.compiler.is_compiling():  # also without gradients: layers checkpoint whenever they train
+            recompute.wrap(self._layers, self._state, attachment)
+        return (), arguments
+
+    def _unpadded(self, module: nn.Module, arguments: dict[str, Any], attachment: Attachment) -> None:
+        """Positions begin anew in each packed row, and no mask is made: attention knows where the rows end."""
+        lengths = attachment.packed.queries if attachment.packed else ()
+        tokens = self._require_packed(module, arguments, lengths)
+        positions_in_rows = attachment.packed_positions(arguments.get("position_ids"), tokens.device)
+        if self._stack.position_limit is not None:
+            highest = max(attachment.offsets)
+            bound = max(lengths) + highest if arguments.get("position_ids") is None else 2**31
+            positions.check_limit(arguments, positions_in_rows, self._stack.position_limit, bound, highest)
+        # a mask that is there already is passed on as it is; the attention function leaves it alone
+        mask = positions_in_rows.new_zeros((1, 1, 1, 1), dtype=torch.float32)
+        arguments |= {"position_ids": positions_in_rows, "attention_mask": mask}
+
+    def _require_packed(self, module: nn.Module, arguments: dict[str, Any], lengths: tuple[int, ...]) -> Tensor:
+        """The packed tokens. Raises `BatchMismatchError` or `AttachError` for a call that isn't one of packed rows."""
+        tokens = positions.tokens_of(arguments)
+        if tokens is None or tuple(tokens.shape[:2]) != (1, sum(lengths)):
+            shape = None if tokens is None else tuple(tokens.shape[:2])
+            raise BatchMismatchError(
+                f"packed rows of {sum(lengths)} tokens are one row [1, {sum(lengths)}], got {shape}"
+            )
+        asked = arguments.get("use_cache")
+        if self._state.past or (getattr(module.config, "use_cache", False) if asked is None else asked):
+            raise AttachError("packed rows share no cache; call the model with use_cache=False")
+        if arguments.get("attention_mask") is not None:
+            raise AttachError("packed rows take no attention_mask; their lengths say what a token sees")
+        return tokens
+
+    def _positions(self, arguments: dict[str, Any], attachment: Attachment) -> None:
+        limit, tokens = self._stack.position_limit, positions.tokens_of(arguments)
+        highest = max(attachment.offsets)
+        # the cache route shows the prefix in the cache, where the model would count it
+        explicit = highest > 0 or (self._slots.route == "cache" and self._slots.explicit_positions)
+        if tokens is None or (limit is None and not explicit):
+            return
+        batch, n = tokens.shape[:2]
+        offsets = attachment.offset_tensor(batch, tokens.device)
+        keep_own = min(attachment.offsets) == 0 and not self._slots.counts_mask
+        shifted = positions.shifted_positions(arguments, offsets, keep_own) if explicit else None
+        if limit is not None and not torch.compiler.is_compiling():
+            bound = int(positions.past_length(arguments)) + n + highest
+            positions.check_limit(arguments, shifted, limit, bound, highest)
+        if shifted is not None and "position_ids" in self._names:
+            arguments["position_ids"] = shifted
+
+
+def parameters_of(module: nn.Module) -> list[str]:
+    """The names of what `module`'s forward takes, in order."""
+    return list(inspect.signature(module.forward).parameters)
+
+
+def by_name(names: list[str], args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    return dict(zip(names, args, strict=False)) | kwargs

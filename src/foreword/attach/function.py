@@ -1,0 +1,122 @@
+"""The attention function registered with Transformers, and how it finds its slot.
+
+While something is attached, the model's attention implementation is this function. It is registered
+together with its mask function: a name without one gets no mask at all, and silently loses causality.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foreword.attach.state import State
+from foreword.attention.call import normalise
+from foreword.errors import AttachError
+
+IMPLEMENTATION = "foreword"
+_SITE = "_foreword_site"
+
+
+class Site:
+    """Ties one attention module to its model's state and to the slots it reads, in the order of its calls."""
+
+    def __init__(self, state: State, names: tuple[str, ...]) -> None:
+        self.state = state
+        self._names = names
+        self._calls = 0
+
+    @property
+    def counts(self) -> bool:
+        """Whether its calls have to be told apart."""
+        return len(self._names) > 1
+
+    def next_slot(self) -> str:
+        if not self.counts:
+            return self._names[0]
+        name = self._names[self._calls % len(self._names)]
+        self._calls += 1
+        return name
+
+    def start(self) -> None:
+        """A new forward pass begins."""
+        self._calls = 0
+
+
+def install(model: nn.Module, readers: dict[str, tuple[str, ...]], state: State) -> list[Site]:
+    """Give every reading module its site."""
+    _register()
+    sites = []
+    for path, names in readers.items():
+        site = model.get_submodule(path).__dict__[_SITE] = Site(state, names)
+        sites.append(site)
+    return sites
+
+
+def remove(model: nn.Module, readers: dict[str, tuple[str, ...]]) -> None:
+    for path in readers:
+        model.get_submodule(path).__dict__.pop(_SITE, None)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """The function registered with `AttentionInterface`; shapes as in Transformers' own."""
+    site = module.__dict__.get(_SITE)
+    attachment = site.state.current if site else None
+    if site is None or attachment is None:
+        raise AttachError(
+            f"{type(module).__name__} uses the attention implementation {IMPLEMENTATION!r} outside an attach"
+        )
+    if getattr(module, "attn_temperature_tuning", False) and not getattr(module, "use_rope", True):
+        query = _retuned(module, query, site.state)
+    call = normalise(
+        module,
+        query,
+        key,
+        value,
+        attention_mask if attachment.packed is None else None,
+        scaling,
+        dropout,
+        is_causal,
+        softcap,
+        others,
+        attachment.masks,
+    )
+    return attachment.run(site.next_slot(), call).transpose(1, 2).contiguous(), None
+
+
+def _retuned(module: Any, query: Tensor, state: State) -> Tensor:
+    """Llama4 scales queries of layers without rotary positions by their index in the cache; a prefix's
+    offset moves that index: q · s(index + offset) / s(index), s(p) = log1p(⌊(p + 1) / floor⌋) · scale + 1.
+    """
+    if state.current is None or not any(state.current.offsets):
+        return query
+    index = torch.arange(query.shape[2], device=query.device) + state.past
+    offsets = state.current.offset_tensor(query.shape[0], query.device)
+
+    floor, scale = float(module.floor_scale), float(module.attn_scale)
+
+    def tuned(position: Tensor) -> Tensor:
+        return torch.log1p(torch.floor((position.float() + 1.0) / floor)) * scale + 1.0
+
+    factor = tuned(index + offsets) / tuned(index)  # [B or 1, n]
+    return query * factor[:, None, :, None].to(query.dtype)
+
+
+def _register() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(IMPLEMENTATION, _attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

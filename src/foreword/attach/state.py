@@ -1,0 +1,35 @@
+"""What is attached to one model now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from foreword.attach.attachment import Attachment
+
+
+class State:
+    """Shared by everything that is installed on one model.
+
+    current: the attachment that forward passes use; None: the plain base. past: tokens cached before this call.
+    each_pass: what is called when a forward pass begins.
+    activate(attachment): a context in which `attachment` is current. It also serves when nothing is installed any
+    more: a backward pass may recompute a forward after the attach has ended.
+    """
+
+    def __init__(self, activate: Callable[[Attachment], AbstractContextManager[None]]) -> None:
+        self.current: Attachment | None = None
+        self.past: int | Tensor = 0
+        self.each_pass: list[Callable[[], None]] = []
+        self.activate = activate
+
+    def start_pass(self, attachment: Attachment, past: int | Tensor) -> None:
+        """A forward pass with `attachment` begins; `past` tokens are cached."""
+        if not torch.compiler.is_compiling():
+            attachment.masks.clear()  # masks are shared within a pass, and may be changed in place between two
+        for start in self.each_pass:
+            start()
+        self.past = past

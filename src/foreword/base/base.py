@@ -1,0 +1,80 @@
+"""`Base`: a frozen language model with its tokenizer, slots and fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from foreword.base import compose
+from foreword.base.frozen import FrozenModel, Prefixes
+from foreword.base.generation import generate_texts
+from foreword.base.inputs import Inputs, inputs_for
+from foreword.errors import BatchMismatchError
+from foreword.prefix import Prefix
+
+
+class Base(FrozenModel):
+    """A frozen base model. Make one with `foreword.load`, or from a model already in memory.
+
+    model: a Transformers decoder, encoder or encoder–decoder (docs/models.md lists them); every parameter
+    gets requires_grad False, and it is put into eval mode. tokenizer: its tokenizer, or None where only tensors are used.
+    weights_hash: gives the hash of the stored checkpoint when it is first needed; without it the
+    parameters in memory are hashed.
+    Raises `UnsupportedModelError` for an architecture that takes no prefix.
+    """
+
+    def inputs(self, prompts: Sequence[str] | Sequence[Sequence[int]], prefix: Prefixes) -> Inputs:
+        """Rows and tensors for any call of `model`, with any kind of prefix.
+
+        Needed where a prefix is inserted among the input embeddings or depends on the row's input (kinds "embedding"
+        and "conditioned"); harmless elsewhere. prompts: texts or token ids, one per row. prefix: one for all, or one per row.
+
+            made = base.inputs(["Hello", "Good morning"], prefix)
+            with base.attach(made.rows):
+                base.model.generate(**made.tensors)
+
+        Decoders' rows are padded on the left, others' on the right.
+        """
+        rows = [prefix] * len(prompts) if prefix is None or isinstance(prefix, Prefix) else list(prefix)
+        if len(rows) != len(prompts):
+            raise BatchMismatchError(f"{len(prompts)} prompts, but {len(rows)} prefixes; give one per prompt")
+        return inputs_for(self, prompts, rows)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        prefix: Prefixes = None,
+        *,
+        max_new_tokens: int = 64,
+        template: str | None = None,
+        batch_size: int = 16,
+        progress: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Continue each prompt and return the new texts, without prompt or special tokens.
+
+        prompts: inputs. Each is rendered as its row's prefix was trained (its record's template); a
+        row without a prefix uses the tokenizer's chat template if there is one, else the bare text.
+        template: overrides that for every row, for instance "{input}" for bare text.
+        prefix: one for all, or one per prompt. progress: called with the number of prompts finished.
+        options: further arguments of Transformers' `generate`; decoding is greedy unless they say else. Functions among them that
+        are told a row's number count rows as they are batched: by length, and by prefix.
+        """
+        options = {"max_new_tokens": max_new_tokens} | options
+        return generate_texts(self, list(prompts), prefix, template, batch_size, progress, options)
+
+    def prefix_from_text(self, text: str, *, length: int | None = None) -> Prefix:
+        """See `Prefix.from_text`."""
+        return compose.from_text(self, text, length=length)
+
+    def prefix_from_kv(
+        self, keys: Sequence[Tensor], values: Sequence[Tensor], *, position_offset: int | None = None
+    ) -> Prefix:
+        """See `Prefix.from_kv`."""
+        return compose.from_kv(self, keys, values, position_offset=position_offset)
+
+    def prefix_with_offset(self, prefix: Prefix, offset: int) -> Prefix:
+        """See `Prefix.with_offset`."""
+        return compose.with_offset(self, prefix, offset)

@@ -1,0 +1,164 @@
+"""Prefixes made of texts, tensors and other prefixes.
+
+`from_text`, `from_kv` and `with_offset` stand behind `Prefix`'s methods of these names. `concat` and `average` put
+trained prefixes together: one behind the other, or their mean.
+
+What is known: neither was trained for it. Concatenation is exact for two texts that don't see each other, but two
+trained prefixes compete for attention, and a task's answer often gets worse; averaging makes sense for prefixes that
+started from the same initialisation. Measure before use, or go on training from the result (`init="prefix"`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from foreword.base import rope
+from foreword.base.frozen import FrozenModel
+from foreword.errors import PositionError, PrefixError, PrefixMismatchError
+from foreword.models.architectures import architecture_of
+from foreword.prefix import KV, Prefix
+
+
+def from_text(base: FrozenModel, text: str, *, length: int | None = None) -> Prefix:
+    """See `Prefix.from_text`."""
+    return token_prefix(text_ids(text, base, length), base, "text")
+
+
+def text_ids(text: str, base: FrozenModel, length: int | None = None) -> list[int]:
+    """The tokens of `text`, without special ones; with `length`, exactly that many: cut, or repeated to fill.
+
+    Raises `PrefixError` if there are none.
+    """
+    ids: list[int] = base.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise PrefixError("the text has no tokens")
+    return ids if length is None else (ids * (length // len(ids) + 1))[:length]
+
+
+def token_prefix(ids: Sequence[int], base: FrozenModel, method: str) -> Prefix:
+    """The prefix that equals having `ids` in front: captured where attention sees them, at positions 0…m−1."""
+    slots = base.capture(torch.tensor([list(ids)]))
+    return Prefix(slots, base.default_offset(len(ids)), base.fingerprint, method=method)
+
+
+def from_kv(
+    base: FrozenModel, keys: Sequence[Tensor], values: Sequence[Tensor], *, position_offset: int | None = None
+) -> Prefix:
+    """See `Prefix.from_kv`."""
+    if len(keys) != len(base.slots) or len(values) != len(base.slots):
+        raise PrefixMismatchError(
+            f"got {len(keys)} keys and {len(values)} values, but {base.name} has {len(base.slots)} slots"
+        )
+    slots = {slot.name: KV(key, value) for slot, key, value in zip(base.slots, keys, values, strict=True)}
+    longest = max(int(key.shape[1]) if key.dim() == 3 else 0 for key in keys)
+    offset = base.default_offset(longest) if position_offset is None else position_offset
+    prefix = Prefix(slots, offset, base.fingerprint, method="kv")
+    base.require_fit(prefix)
+    prefix.require_finite()
+    return prefix
+
+
+def with_offset(base: FrozenModel, prefix: Prefix, offset: int) -> Prefix:
+    """`prefix` with its keys rotated so that it does at `offset` what it did at its present one.
+
+    Exact up to rounding. Raises `PositionError` where positions are not rotary, where frequencies
+    depend on length (dynamic, longrope), or where queries are scaled by position (Llama4).
+    """
+    base.require_fit(prefix)
+    if offset < 0:
+        raise PositionError(f"an offset must be 0 or more, not {offset}")
+    if offset == prefix.position_offset:
+        return prefix
+    rope.require_rotary(base)
+    delta = offset - prefix.position_offset
+    slots = {name: KV(rope.rotated(kv.key, name, delta, base), kv.value) for name, kv in prefix.slots.items()}
+    return replace(prefix, slots=slots, position_offset=offset)
+
+
+def concat(first: Prefix, second: Prefix, base: FrozenModel) -> Prefix:
+    """`first`, then `second`, then the real tokens: their keys and values one behind the other.
+
+    With rotary positions the second's keys are rotated, so that it stands behind the first as text would, and the
+    offset is the sum. Where a base takes no positions from outside (encoders, T5, BART) both have offset 0 and so has
+    the result; ALiBi counts by itself. A slot that only one of them has keeps that one's.
+    Raises `PrefixMismatchError` unless both join attention by softmax, `PositionError` for learned positions, whose keys can't be moved, and where an offset can't be changed.
+    """
+    for prefix in (first, second):
+        _require_cache(prefix)
+        base.require_fit(prefix)
+    behind, offset = second, first.position_offset + second.position_offset
+    if first.position_offset and second.position_offset:
+        positions = architecture_of(base.model).positions
+        if positions == "learned":
+            raise PositionError(
+                f"{base.name} has learned positions; the second prefix's keys can't be moved behind the first's"
+            )
+        if positions == "rotary" and base.model_slots.explicit_positions:
+            behind = with_offset(base, second, offset)
+    names = [slot.name for slot in base.slots if slot.name in first.slots or slot.name in second.slots]
+    slots = {name: _joined(first.slots.get(name), behind.slots.get(name)) for name in names}
+    record = {"concat": [first.method, second.method]}
+    return Prefix(slots, offset, base.fingerprint, method="concat", record=record)
+
+
+def average(prefixes: Sequence[Prefix], weights: Sequence[float] | None = None) -> Prefix:
+    """The weighted mean of prefixes of one base, shape and offset. weights: default equal; divided by their sum.
+
+    Raises `PrefixMismatchError` if they don't go together.
+    """
+    if not prefixes:
+        raise PrefixMismatchError("average got no prefixes")
+    shares = [1.0] * len(prefixes) if weights is None else [float(weight) for weight in weights]
+    if len(shares) != len(prefixes) or not sum(shares):
+        raise PrefixMismatchError(
+            f"{len(prefixes)} prefixes need as many weights with a sum other than 0, not {shares}"
+        )
+    first = prefixes[0]
+    _require_cache(first)
+    for other in prefixes[1:]:
+        _require_cache(other)
+        _require_alike(first, other)
+    total = sum(shares)
+    slots = {
+        name: KV(*(_mean([prefix.slots[name][part] for prefix in prefixes], shares, total) for part in (0, 1)))
+        for name in first.slots
+    }
+    record = {"average": [prefix.method for prefix in prefixes], "weights": [share / total for share in shares]}
+    return replace(first, slots=slots, extras={}, method="average", record=record)
+
+
+def _require_cache(prefix: Prefix) -> None:
+    if not prefix.kind.is_cache:
+        raise PrefixMismatchError(
+            f"a prefix of merge {prefix.merge!r} is more than keys and values; only those of softmax go together"
+        )
+
+
+def _joined(one: KV | None, other: KV | None) -> KV:
+    parts = [kv for kv in (one, other) if kv is not None]
+    key = torch.cat([kv.key.to(parts[0].key) for kv in parts], dim=1)
+    value = torch.cat([kv.value.to(parts[0].value) for kv in parts], dim=1)
+    return KV(key, value)
+
+
+def _mean(tensors: list[Tensor], shares: list[float], total: float) -> Tensor:
+    summed = sum(tensor.double() * share for tensor, share in zip(tensors, shares, strict=True))
+    return (torch.as_tensor(summed) / total).to(tensors[0].dtype)
+
+
+def _require_alike(first: Prefix, other: Prefix) -> None:
+    shapes = [
+        {name: [tuple(part.shape) for part in kv] for name, kv in prefix.slots.items()} for prefix in (first, other)
+    ]
+    if shapes[0] != shapes[1]:
+        raise PrefixMismatchError("prefixes of different slots, lengths or widths can't be averaged")
+    if first.position_offset != other.position_offset:
+        raise PrefixMismatchError(
+            f"prefixes of offsets {first.position_offset} and {other.position_offset} can't be averaged; use with_offset first"
+        )
+    if first.base.weights != other.base.weights:
+        raise PrefixMismatchError("prefixes of different bases can't be averaged")

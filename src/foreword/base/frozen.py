@@ -1,0 +1,216 @@
+"""`FrozenModel`: a model with its tokenizer, slots and fingerprint, to which prefixes attach."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import Any, Self
+from weakref import WeakSet
+
+import torch
+
+from foreword import attach
+from foreword.errors import PositionError, PrefixMismatchError, WeightsMismatchWarning
+from foreword.models.lora import carries_lora, combined_hash, without_lora
+from foreword.models.slots import ModelSlots, Slot, embedding_width, find_slots
+from foreword.models.weights import hash_parameters
+from foreword.prefix import KV, Fingerprint, Prefix
+
+Prefixes = Prefix | None | Sequence[Prefix | None]
+
+
+class FrozenModel:
+    """What `Base` is without making inputs, texts and prefixes.
+
+    model, tokenizer, name, quantisation, weights_hash: see `Base`.
+    Raises `UnsupportedModelError` for an architecture that takes no prefix.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        name: str | None = None,
+        quantisation: str | None = None,
+        weights_hash: Callable[[], str] | None = None,
+    ) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.name = name or model.config.name_or_path or type(model).__name__
+        self._quantisation = quantisation
+        self._weights_hash = weights_hash
+        self._fitting: WeakSet[Prefix] = WeakSet()  # prefixes that are known to fit
+        carries_lora(model)  # refuses other adapters
+        self._model_slots = find_slots(model)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self.slots)} slots, {self.dtype}, {self.device})"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The attention layers that take a prefix, in order."""
+        return self._model_slots.slots
+
+    @property
+    def model_slots(self) -> ModelSlots:
+        return self._model_slots
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def max_positions(self) -> int:
+        """Positions the model was made for; prefix and tokens share them."""
+        limit = self._model_slots.position_limit
+        config = self.model.config.get_text_config()
+        return int(limit or getattr(config, "max_position_embeddings", None) or 2**31)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the input embeddings, which are narrower than the layers in ALBERT and ELECTRA."""
+        return embedding_width(self.model)
+
+    def default_offset(self, length: int) -> int:
+        """How far a prefix of `length` virtual tokens moves real tokens up unless it says else.
+
+        Decoders: `length`, the KV-cache convention. Encoders and encoder–decoders: 0, since their
+        positions are few (BERT) or not given from outside (T5, BART).
+        """
+        return length if self._model_slots.default_offset else 0
+
+    def weights_hash(self) -> str:
+        """Hash of the stored checkpoint (or of the weights in memory), with the LoRA's as it is now if there is one."""
+        if not carries_lora(self.model):
+            return (self._weights_hash or partial(hash_parameters, self.model))()
+        return combined_hash(self.model, self._weights_hash() if self._weights_hash else None)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Architecture, shapes and weight hash. The first use reads the checkpoint once (then cached)."""
+        config = self.model.config.get_text_config()
+        return Fingerprint(
+            architecture=type(without_lora(self.model)).__name__,
+            model_type=self.model.config.model_type,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_hidden_layers,
+            vocab_size=getattr(config, "vocab_size", None) or 0,  # pictures have none
+            weights=self.weights_hash(),
+            source=str(self.name),
+            quantisation=self._quantisation,
+        )
+
+    @contextmanager
+    def attach(self, prefix: Prefixes, *, backend: str = "auto", packed: Sequence[int] | None = None) -> Iterator[Self]:
+        """Within the `with` block every call of `base.model` runs with the prefix in front.
+
+        prefix: a `Prefix` for all rows; a list with one entry per batch row (`None`: the plain base);
+        or None. Where a call has k rows per entry, as in beam search, row r uses entry r // k.
+        Real tokens' positions are shifted by each row's `position_offset`.
+        backend: "auto" (flash where it fits), "math", or "reference" (slow, for checking).
+        packed: tokens of each row, where the model is called with all rows one behind another in a single one,
+        `input_ids [1, Σ tokens]`, without padding, mask or cache; a token sees its own row alone.
+
+        Leaving the block, also by an exception, restores the model exactly. An inner attach replaces
+        the outer one until it ends. Gradients flow into the prefix's tensors where they require them.
+        Raises `PrefixMismatchError` for another base's shapes; warns (`WeightsMismatchWarning`, once for
+        each prefix) for other weights of the same shapes.
+        """
+        with attach.attach(self.model, self._model_slots, self._checked(prefix), backend, packed):
+            yield self
+
+    def switch(self, prefix: Prefixes) -> None:
+        """Within an open `attach`: put `prefix` in the place of what is attached, until that attach ends.
+
+        Far cheaper than leaving and attaching anew: nothing in the model is touched, and a prefix in the base's dtype and on
+        its device is not copied. prefix: as for `attach`. Raises `AttachError` if nothing is attached, and what `attach`
+        raises.
+        """
+        attach.switch(self.model, self._model_slots, self._checked(prefix))
+
+    def _checked(self, prefix: Prefixes) -> list[Prefix | None]:
+        """One entry per row, or one for all; each is known to fit."""
+        rows: list[Prefix | None] = [prefix] if prefix is None or isinstance(prefix, Prefix) else list(prefix)
+        if not rows:
+            raise PrefixMismatchError("attach got an empty list; give one entry per row, None for the plain base")
+        for entry in {id(row): row for row in rows if row is not None}.values():
+            if entry not in self._fitting:
+                self.require_fit(entry)
+                self._fitting.add(entry)
+        return rows
+
+    def capture(self, input_ids: torch.Tensor | None = None, **inputs: torch.Tensor) -> dict[str, KV]:
+        """Keys and values of every slot for one row, as attention sees them.
+
+        input_ids: `[1, n]`; an encoder–decoder gets it as its decoder's input too. inputs: the model's
+        further or other inputs by name, such as `pixel_values`.
+        Returns slot name → `KV` of `[num_kv_heads, n, head_dim]`, without gradients.
+        """
+        if input_ids is not None:
+            inputs["input_ids"] = input_ids
+            if self.model.config.is_encoder_decoder:
+                inputs.setdefault("decoder_input_ids", input_ids)
+        placed = {name: value.to(self.device) for name, value in inputs.items()}
+        with torch.no_grad():
+            captured = attach.capture(self.model, self._model_slots, **placed)
+        return {name: KV(kv.key[0].clone(), kv.value[0].clone()) for name, kv in captured.items()}
+
+    def require_fit(self, prefix: Prefix) -> None:
+        """Raise `PrefixMismatchError` unless `prefix` has this base's shapes, `PositionError` for an offset it
+        can't have; warn at other weights."""
+        for field, value in self.fingerprint.shape.items():
+            if (made_for := prefix.base.shape[field]) != value:
+                raise PrefixMismatchError(
+                    f"the prefix was made for {prefix.base.source or prefix.base.architecture} ({field} {made_for}), "
+                    f"but {self.name} has {field} {value}"
+                )
+        self._require_slots(prefix)
+        if prefix.position_offset and not self._model_slots.shifts:
+            raise PositionError(
+                f"the prefix has position_offset {prefix.position_offset}, but {self.name} takes no positions from "
+                "outside; its prefixes have offset 0"
+            )
+        self._warn_of_weights(prefix.base)
+
+    def _require_slots(self, prefix: Prefix) -> None:
+        known = {slot.name: slot for slot in self.slots}
+        for name in (*prefix.slots, *prefix.additions):
+            if name not in known:
+                raise PrefixMismatchError(f"the prefix has a slot {name!r} that {self.name} lacks")
+        for name, kv in prefix.slots.items():
+            _require_shape(known[name], kv, self.name)
+        prefix.kind.require_fit(prefix.slots, prefix.extras, known, self.embedding_width, self.name)
+
+    def _warn_of_weights(self, other: Fingerprint) -> None:
+        if None in (self.fingerprint.weights, other.weights) or self.fingerprint.weights == other.weights:
+            return
+        warnings.warn(
+            f"the prefix was made on other weights ({other.source}, {_describe(other)}) than {self.name} has "
+            f"({_describe(self.fingerprint)}); it will run, but not as it was measured",
+            WeightsMismatchWarning,
+            stacklevel=4,
+        )
+
+
+def _require_shape(slot: Slot, kv: KV, name: str) -> None:
+    expected = (slot.num_kv_heads, slot.key_dim), (slot.num_kv_heads, slot.value_dim)
+    actual = (kv.key.shape[0], kv.key.shape[2]), (kv.value.shape[0], kv.value.shape[2])
+    if expected != actual:
+        raise PrefixMismatchError(
+            f"{slot.name}: the prefix has (heads, width) {actual[0]} for keys and {actual[1]} for values, "
+            f"{name} needs {expected[0]} and {expected[1]}"
+        )
+
+
+def _describe(fingerprint: Fingerprint) -> str:
+    weights = (fingerprint.weights or "").removeprefix("sha256:")[:12]
+    return f"weights {weights}" + (f", from {fingerprint.quantisation}" if fingerprint.quantisation else "")

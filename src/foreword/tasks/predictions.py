@@ -1,0 +1,49 @@
+"""What a task predicts for a batch: the seam between tasks and objectives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foreword.tasks.head_loss import head_losses
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """T predictions, each of one class out of C.
+
+    targets `[T]`: the right classes, int64. rows `[T]`: which item of the batch each prediction belongs to.
+    Either given_logits `[T, C]`, float32 or wider, or hidden `[T, width]` with the frozen output layer `head` that makes
+    logits of them; a vocabulary's logits are large, so an objective should prefer `target_losses` to `logits` where
+    it can. Both are differentiable with respect to what is trained.
+    weights `[T]`: what each prediction counts for; None: 1.
+    """
+
+    targets: Tensor
+    rows: Tensor
+    given_logits: Tensor | None = None
+    hidden: Tensor | None = None
+    head: nn.Module | None = None
+    weights: Tensor | None = None
+
+    def logits(self) -> Tensor:
+        """`[T, C]`, float32 or wider."""
+        if self.given_logits is not None:
+            return self.given_logits
+        if self.head is None:
+            raise ValueError("predictions need logits, or hidden states and the layer that makes logits of them")
+        logits: Tensor = self.head(self.hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def target_losses(self) -> Tensor:
+        """−log p(target) in nats, `[T]`; never all logits at once where there are hidden states."""
+        if self.hidden is not None and self.head is not None:
+            return head_losses(self.hidden, self.head, self.targets)
+        return F.cross_entropy(self.logits(), self.targets, reduction="none")
+
+    def weighted(self, losses: Tensor) -> Tensor:
+        """`losses` `[T]` times what each prediction counts for."""
+        return losses if self.weights is None else losses * self.weights.to(losses)

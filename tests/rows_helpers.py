@@ -1,0 +1,28 @@
+"""Rows for language modelling without a base, and their mean loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from foreword.base import Base
+from foreword.base.rendering import Renderer
+from foreword.data import BadRow, Example, Reading, load_items
+from foreword.data.examples import load_example
+from foreword.prefix import Prefix
+from foreword.tasks import LanguageModelling, TaskSettings, summed_loss
+
+
+def load_examples(
+    source: str, renderer: Renderer, target_field: str = "target", **reading: Any
+) -> tuple[list[Example], list[BadRow]]:
+    """The examples of a file, rendered by `renderer`; reading: see `Reading`."""
+    return load_items(
+        source, lambda fields, where: load_example(fields, where, renderer, target_field), Reading(**reading)
+    )
+
+
+def mean_loss(base: Base, items: Sequence[Example], prefix: Prefix | None, batch_size: int) -> tuple[float, int]:
+    """(mean loss in nats per target token, target tokens)."""
+    total, count = summed_loss(LanguageModelling(base, TaskSettings()), items, prefix, batch_size)
+    return total / count, count
