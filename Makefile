@@ -7,13 +7,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 OUT := runs/bench
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo install test lint models build bench bench-long clean
+.PHONY: help demo install test lint fix models build bench bench-long clean
 
 help:
 	@echo "make demo      set up, then train a prefix and compare it (about five minutes)"
 	@echo "make test      set up, then run the tests"
 	@echo "make install   set up only"
 	@echo "make lint      ruff and mypy"
+	@echo "make fix       let ruff mend and format what it can"
 	@echo "make models    run the parity suite and write docs/models.md from it"
 	@echo "make build     the wheel and the source archive, in dist/"
 	@echo "make bench     step times and decoding beside peers (under thirty minutes on a quiet machine)"
@@ -41,6 +42,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 models: $(READY)
 	$(BIN)/python -m pytest tests/parity tests/models/test_positions.py --write-models
