@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 OUT := runs/bench
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo install test lint fix models build bench bench-long clean
+.PHONY: help demo install test lint fix models docs docs-serve build bench bench-long clean
 
 help:
 	@echo "make demo      set up, then train a prefix and compare it (about five minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make fix       let ruff mend and format what it can"
 	@echo "make models    run the parity suite and write docs/models.md from it"
+	@echo "make docs      the docs site, in site/; make docs-serve shows it while you write"
 	@echo "make build     the wheel and the source archive, in dist/"
 	@echo "make bench     step times and decoding beside peers (under thirty minutes on a quiet machine)"
 	@echo "make bench-long  quality on E2E, time to a loss, growth, compiled decoding (hours)"
@@ -50,6 +51,16 @@ fix: $(READY)
 models: $(READY)
 	$(BIN)/python -m pytest tests/parity tests/models/test_positions.py --write-models
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+$(VENV)/.docs: $(READY)
+	$(PIP) --no-build-isolation --editable ".[docs]"
+	touch $@
+
 build: $(READY)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
@@ -79,5 +90,5 @@ $(VENV)/adapters/.ready: $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
