@@ -7,11 +7,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 OUT := runs/bench
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo install test lint fix models docs docs-serve build bench bench-long clean
+.PHONY: help demo install test test-transformers lint fix models docs docs-serve build bench bench-long clean
 
 help:
 	@echo "make demo      set up, then train a prefix and compare it (about five minutes)"
 	@echo "make test      set up, then run the tests"
+	@echo "make test-transformers  run the tests that touch Transformers with each of its supported minor versions"
 	@echo "make install   set up only"
 	@echo "make lint      ruff and mypy"
 	@echo "make fix       let ruff mend and format what it can"
@@ -38,6 +39,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# VERSIONS="5.17 5.20" takes only these, ARGS replaces the tests
+test-transformers:
+	@PYTHON=$(PYTHON) VENV=$(VENV) bash .ci/transformers-matrix
 
 lint: $(READY)
 	$(BIN)/ruff check .
