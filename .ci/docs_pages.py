@@ -1,8 +1,8 @@
 """MkDocs hook: README, CONTRIBUTING and CHANGELOG of the repository are pages of the site too.
 
-Their links, and those of docs pages to them, are written for the repository (`docs/models.md`, `../CHANGELOG.md`), where
-GitHub and editors follow them. Here they are rewritten to the site's pages. A link to a repository file that is no page
-of the site becomes plain text. Everything else is left to MkDocs, which refuses what leads nowhere.
+Their links, and those of docs pages to them, are written for the repository (`docs/models.md`, `../CHANGELOG.md`),
+where GitHub and editors follow them. Here they are rewritten to the site's pages. A link to a repository file that is
+no page of the site becomes plain text. Everything else is left to MkDocs, which refuses what leads nowhere.
 """
 
 from __future__ import annotations

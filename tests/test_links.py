@@ -62,7 +62,8 @@ def test_links_and_anchors_resolve(page: Path) -> None:
 
 GOOD = """# A page – with `code`, and (more)
 
-[there](other.md), [its part](other.md#twice-1), [here](#a-page--with-code-and-more), [a folder](sub/), [web](https://x.org)
+[there](other.md), [its part](other.md#twice-1), [here](#a-page--with-code-and-more), [a folder](sub/),
+[web](https://x.org)
 ![picture](picture.svg "title"), `[code](nowhere.md)`, [defined]
 
 ```
@@ -91,9 +92,15 @@ def test_good_links_are_not_reported(pages: Path) -> None:
 @pytest.mark.parametrize(
     "link",
     [
-        "nowhere.md", "sub/other.md", "other.md#once", "#not-a-heading", "../outside.md", "/other.md", "picture.svg#part",
+        "nowhere.md",
+        "sub/other.md",
+        "other.md#once",
+        "#not-a-heading",
+        "../outside.md",
+        "/other.md",
+        "picture.svg#part",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("form", ["[text]({})", "![text]({})", '[text]({} "title")', "[text]: {}"])
 def test_a_broken_link_is_found(pages: Path, link: str, form: str) -> None:
     (pages.parent / "outside.md").write_text("# Outside\n")
