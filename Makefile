@@ -7,14 +7,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 OUT := runs/bench
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo install test lint models build bench bench-long clean
+.PHONY: help demo install test test-transformers lint fix models docs docs-serve build bench bench-long clean
 
 help:
 	@echo "make demo      set up, then train a prefix and compare it (about five minutes)"
 	@echo "make test      set up, then run the tests"
+	@echo "make test-transformers  run the tests that touch Transformers with each of its supported minor versions"
 	@echo "make install   set up only"
 	@echo "make lint      ruff and mypy"
+	@echo "make fix       let ruff mend and format what it can"
 	@echo "make models    run the parity suite and write docs/models.md from it"
+	@echo "make docs      the docs site, in site/; make docs-serve shows it while you write"
 	@echo "make build     the wheel and the source archive, in dist/"
 	@echo "make bench     step times and decoding beside peers (under thirty minutes on a quiet machine)"
 	@echo "make bench-long  quality on E2E, time to a loss, growth, compiled decoding (hours)"
@@ -37,13 +40,31 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
+# VERSIONS="5.17 5.20" takes only these, ARGS replaces the tests
+test-transformers:
+	@PYTHON=$(PYTHON) VENV=$(VENV) bash .ci/transformers-matrix
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 models: $(READY)
 	$(BIN)/python -m pytest tests/parity tests/models/test_positions.py --write-models
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+$(VENV)/.docs: $(READY)
+	$(PIP) --no-build-isolation --editable ".[docs]"
+	touch $@
 
 build: $(READY)
 	rm -rf dist
@@ -74,5 +95,5 @@ $(VENV)/adapters/.ready: $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
