@@ -11,7 +11,8 @@
     │   ├── PrefixFormatError       its files are damaged, incomplete or of another version
     │   ├── PrefixMismatchError     it does not fit the base it is given to
     │   ├── UnknownPrefixError      there is none of that name
-    │   └── CompressionError        it can't be made smaller in the way that is asked for
+    │   ├── CompressionError        it can't be made smaller in the way that is asked for
+    │   └── ExportError             another format can't hold it, or it can't be written there
     ├── AttachError             a prefix can't be used in this call
     │   ├── BatchMismatchError      rows of the batch and attached prefixes don't go together
     │   ├── PositionError           prefix plus tokens exceed the model's positions
@@ -85,6 +86,10 @@ class PrefixMismatchError(PrefixError):
 
 class CompressionError(PrefixError):
     """A prefix can't be compressed in the way asked for, or no choice keeps what is asked; names the nearest."""
+
+
+class ExportError(PrefixError):
+    """A prefix can't be written in the format asked for; the text says why."""
 
 
 class AttachError(ForewordError):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from foreword._version import __version__
-from foreword.cli import compress, demo, doctor, evaluate, generate, methods, show, slots, train
+from foreword.cli import compress, demo, doctor, evaluate, export, generate, methods, show, slots, train
 from foreword.errors import ConfigError, ForewordError, InterruptedRunError
 
 SHOWN = 10  # bad rows that a DataError's own text names
@@ -30,6 +30,7 @@ app.command("train")(train.command)
 app.command("generate")(generate.command)
 app.command("eval")(evaluate.command)
 app.command("compress")(compress.command)
+app.command("export")(export.command)
 app.command("slots")(slots.command)
 app.command("show")(show.command)
 app.command("methods")(methods.command)

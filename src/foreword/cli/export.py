@@ -1,0 +1,32 @@
+"""`foreword export`: write a prefix for another program."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from foreword.cli import common
+
+
+def command(
+    prefix: common.SavedPrefix,
+    output: Annotated[str, typer.Option("--output", help="A new folder for what is written.")],
+    to: Annotated[
+        str, typer.Option("--to", help="The format: transformers, or one that a plugin adds.")
+    ] = "transformers",
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Write a trained prefix in another format, and print how to run it.
+
+    Example: foreword export runs/e2e/prefix --to transformers --output e2e-cache
+    """
+    from foreword.export import export_prefix
+    from foreword.prefix import Prefix
+
+    usage = export_prefix(Prefix.load(prefix), to, output)
+    if json:
+        common.print_json({"prefix": prefix, "to": to, "output": output, "usage": usage})
+    else:
+        common.out().print(f"written  {output}\n\n{usage}", soft_wrap=True)

@@ -1,0 +1,58 @@
+"""`transformers`: a key/value cache for Transformers alone, without Foreword.
+
+`cache.safetensors` holds `key.<layer>` and `value.<layer>` `[1, num_kv_heads, length, head_dim]`, keys after rotary
+embedding: what `DynamicCache.update` takes. Real tokens then stand behind the prefix, at positions from its length on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from foreword.export.base import Exporter
+from foreword.prefix import Prefix
+
+FILE = "cache.safetensors"
+_USAGE = """import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+tensors = load_file("{file}")
+cache = DynamicCache()
+for layer in range(len(tensors) // 2):
+    cache.update(tensors[f"key.{{layer}}"], tensors[f"value.{{layer}}"], layer)
+model, tokenizer = AutoModelForCausalLM.from_pretrained("BASE"), AutoTokenizer.from_pretrained("BASE")
+ids = tokenizer("PROMPT", return_tensors="pt")["input_ids"]
+ids = torch.cat([torch.zeros(1, cache.get_seq_length(), dtype=ids.dtype), ids], dim=1)  # places for the prefix
+print(tokenizer.decode(model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache)[0]))"""
+
+
+class TransformersCache(Exporter):
+    name = "transformers"
+    summary = "a key/value cache in safetensors, for Transformers without Foreword"
+
+    def refusal(self, prefix: Prefix) -> str | None:
+        if not prefix.kind.is_cache:
+            return f"it is {prefix.kind.export}"
+        expected = [f"decoder.{layer}" for layer in range(prefix.base.num_layers)]
+        if list(prefix.slots) != expected:
+            return "a cache needs keys and values in every layer of a decoder"
+        if len({kv.length for kv in prefix.slots.values()}) > 1:
+            return "a cache has as many tokens in every layer; this prefix has not"
+        if prefix.position_offset != prefix.length:
+            return (
+                f"a cache moves real tokens up by its length {prefix.length}, but this prefix has position_offset "
+                f"{prefix.position_offset}; see Prefix.with_offset"
+            )
+        return None
+
+    def write(self, prefix: Prefix, folder: Path) -> None:
+        tensors = {}
+        for layer, (key, value) in enumerate(prefix.slots.values()):
+            tensors[f"key.{layer}"] = key.detach().cpu()[None].contiguous().clone()
+            tensors[f"value.{layer}"] = value.detach().cpu()[None].contiguous().clone()
+        save_file(tensors, folder / FILE, metadata={"format": "pt", "digest": prefix.digest})
+
+    def usage(self, folder: Path) -> str:
+        return _USAGE.format(file=folder / FILE)
