@@ -49,6 +49,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/settings_page.py --check
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .

@@ -3,8 +3,8 @@
     PYTHON bench/adapters_worker.py FOLDER LENGTH
 
 FOLDER holds the base as Transformers saves it. Every line read is a batch, a JSON list of rows {"input_ids",
-"attention_mask", "labels"}; each is answered with one line of JSON once the update is done, {"loss", "megabytes"}: peak memory
-above the loaded model. Reads no module that needs foreword. `elsewhere.Elsewhere` is the other end.
+"attention_mask", "labels"}; each is answered with one line of JSON once the update is done, {"loss", "megabytes"}:
+peak memory above the loaded model. Reads no module that needs foreword. `elsewhere.Elsewhere` is the other end.
 """
 
 from __future__ import annotations

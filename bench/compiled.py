@@ -2,8 +2,8 @@
 
     python bench/compiled.py [--rows 8] [--steps 24] [--out FILE]
 
-SmolLM2-135M in float32, inductor. Median seconds of a decoding step; for the compiled ones also how many graphs there are after
-prefixes of equal shape have been switched, which must be one each: base, one prefix, mixed rows.
+SmolLM2-135M in float32, inductor. Median seconds of a decoding step; for the compiled ones also how many graphs there
+are after prefixes of equal shape have been switched, which must be one each: base, one prefix, mixed rows.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     FOREWORD_DATA=../shared/data python bench/compress.py [--recover 40] [--rows 96] [--choices int8,svd-8] [--out FILE]
 
-Trains a prefix on SmolLM2-135M (60 steps of batch 8, length 32, seed 0) unless --prefix names one, then runs the sweep of
-`foreword compress` on the first references of the first validation rows, and prints its table. Measures no time.
+Trains a prefix on SmolLM2-135M (60 steps of batch 8, length 32, seed 0) unless --prefix names one, then runs the
+sweep of `foreword compress` on the first references of the first validation rows, and prints its table. Measures no
+time.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def trainer(
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     settings = TrainingArguments(
-        tempfile.mkdtemp(), per_device_train_batch_size=batch, max_steps=steps, learning_rate=lr, use_cpu=True, report_to=[],
+        tempfile.mkdtemp(), per_device_train_batch_size=batch, max_steps=steps, learning_rate=lr, use_cpu=True,
+        report_to=[],
         save_strategy="no", logging_strategy="no", remove_unused_columns=False, disable_tqdm=True, weight_decay=0.0,
         warmup_steps=min(10, steps // 2), seed=0,
     )  # fmt: skip

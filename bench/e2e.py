@@ -87,7 +87,8 @@ def ours(base: foreword.Base, data: str, arguments: argparse.Namespace, seed: in
         result = foreword.train(base, config)
     start = result.history[0]["validation_loss"]
     rate = result.prefix.record["config"]["lr"]
-    return {"name": f"foreword {arguments.method}", "lr": rate, "seed": seed, "start": start, "end": result.validation_loss}  # fmt: skip
+    name, end = f"foreword {arguments.method}", result.validation_loss
+    return {"name": name, "lr": rate, "seed": seed, "start": start, "end": end}
 
 
 def peft(base: foreword.Base, data: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -112,7 +113,8 @@ def peft(base: foreword.Base, data: str, arguments: argparse.Namespace) -> dict[
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return {"name": "peft", "lr": PEER_RATE, "seed": seed, "start": start, "end": _peft_loss(model, held_out)}  # fmt: skip
+    end = _peft_loss(model, held_out)
+    return {"name": "peft", "lr": PEER_RATE, "seed": seed, "start": start, "end": end}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The other end of `adapters_worker.py`: Adapter-hub's prefix tuning, which needs an older Transformers, as a contender."""
+"""The other end of `adapters_worker.py`: Adapter-hub's prefix tuning as a contender; it needs an older Transformers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ WORKER = Path(__file__).with_name("adapters_worker.py")
 
 
 class Elsewhere:
-    """A contender in a process of its own, within `with`. Calling it makes one update; `clock` is that process's CPU seconds.
+    """A contender in a process of its own, within `with`. Calling it makes one update; `clock` is that process's CPU
+    seconds.
 
     python: an interpreter that has `adapters`. Raises `RuntimeError` where the worker ends before it answers.
     """

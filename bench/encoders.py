@@ -2,12 +2,12 @@
 
     FOREWORD_DATA=../shared/data python bench/encoders.py [--data sst2 …] [--raise] [--out FILE]
 
-Every arm trains the same linear head (learning rate 3e-3) on the same batches for the same number of steps; what differs
-is what else learns. Accuracy, or entity F1, on held-out rows (banking77: every tenth row, since it has no validation
-file). Prompt and prefix have 16 virtual tokens. Prefix and full fine-tuning take the better of two learning rates,
-chosen on those same rows. Resumable cell by cell. `closed` is the share of the gap between head and full fine-tuning.
-`--raise` tries what could close more of it: higher rates, more virtual tokens, an MLP, and three times the steps (full
-fine-tuning has them too).
+Every arm trains the same linear head (learning rate 3e-3) on the same batches for the same number of steps; what
+differs is what else learns. Accuracy, or entity F1, on held-out rows (banking77: every tenth row, since it has no
+validation file). Prompt and prefix have 16 virtual tokens. Prefix and full fine-tuning take the better of two
+learning rates, chosen on those same rows. Resumable cell by cell. `closed` is the share of the gap between head and
+full fine-tuning. `--raise` tries what could close more of it: higher rates, more virtual tokens, an MLP, and three
+times the steps (full fine-tuning has them too).
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def with_prefix(
 ) -> tuple[dict[str, float], int]:
     with tempfile.TemporaryDirectory() as folder:
         config = foreword.TrainConfig(
-            data=files[0], validation=files[1], validation_rows=None, task=task, method=method, length=length, steps=steps,
+            data=files[0], validation=files[1], validation_rows=None, task=task, method=method, length=length,
+            steps=steps,
             batch_size=BATCH, lr=rate, head_lr=HEAD_RATE, warmup=WARMUP, validate_every=steps, checkpoint_every=steps,
             trackers=(), output=f"{folder}/run", max_bad_rows=100, max_tokens=256,
         )  # fmt: skip

@@ -1,13 +1,14 @@
 """Decoding with many tasks in one batch: 32 rows of 64 new tokens, over 1, 4, 8 and 32 tasks.
 
-    FOREWORD_DATA=../shared/data python bench/generate.py [--tasks 1 4 8 32] [--lengths 32 mixed] [--compiled 8] [--rounds 3] [--out FILE]
+    FOREWORD_DATA=../shared/data python bench/generate.py [--tasks 1 4 8 32] [--lengths 32 mixed] [--compiled 8]
+    [--rounds 3] [--out FILE]
 
-SmolLM2-135M in float32, E2E prompts padded on the left, greedy, every row to the end; one interleaved run for each number of
-tasks. Contenders: the base without any prefix; Foreword with a prefix for each task in one batch; PEFT's prefix tuning,
-which has one active adapter, its tasks one after another; PEFT's LoRA (r=8, all linear layers) in one batch with
-`adapter_names`; and for `--compiled` numbers of tasks Foreword with a static cache under `torch.compile`. Prefixes have 32
-virtual tokens, or 16 to 256 in turn (`mixed`). KB: keys and values of prefixes that attention reads, Foreword's counted in the
-attachment, PEFT's expanded to its rows.
+SmolLM2-135M in float32, E2E prompts padded on the left, greedy, every row to the end; one interleaved run for each
+number of tasks. Contenders: the base without any prefix; Foreword with a prefix for each task in one batch; PEFT's
+prefix tuning, which has one active adapter, its tasks one after another; PEFT's LoRA (r=8, all linear layers) in one
+batch with `adapter_names`; and for `--compiled` numbers of tasks Foreword with a static cache under `torch.compile`.
+Prefixes have 32 virtual tokens, or 16 to 256 in turn (`mixed`). KB: keys and values of prefixes that attention reads,
+Foreword's counted in the attachment, PEFT's expanded to its rows.
 """
 
 from __future__ import annotations
@@ -151,7 +152,10 @@ def _generate(model: Any, inputs: dict[str, torch.Tensor], **more: Any) -> None:
 
 def table(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
     """The table of docs/performance.md."""
-    yield "| virtual tokens | tasks | base, tokens/s | foreword | of the base | PEFT prefix, one by one | times it | PEFT LoRA, mixed | times it | KB held | KB of PEFT |"
+    yield (
+        "| virtual tokens | tasks | base, tokens/s | foreword | of the base | PEFT prefix, one by one | times it "
+        "| PEFT LoRA, mixed | times it | KB held | KB of PEFT |"
+    )
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for name in rows:
         if not name.endswith(", base"):

@@ -5,8 +5,8 @@
 
 bfloat16, random weights, synthetic rows of uneven length up to the sequence length, half of each its target. First the
 kernels are held to the reference in float64; then per shape, sequence length and prefix length: the limit (forward, and
-backward towards inputs only), Foreword, Foreword with activation checkpointing, and PEFT's prefix tuning with padded rows.
-Needs nothing but the project's sources, torch, Transformers and PEFT. Resumable cell by cell.
+backward towards inputs only), Foreword, Foreword with activation checkpointing, and PEFT's prefix tuning with padded
+rows. Needs nothing but the project's sources, torch, Transformers and PEFT. Resumable cell by cell.
 """
 
 from __future__ import annotations
@@ -168,7 +168,10 @@ def timed(step: Step, rows: Sequence[Example], repeats: int, cuda: bool) -> floa
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
-    lines = ["| case | limit, s | foreword, times it | checkpointed, times it | times PEFT's tokens/s | GB: foreword, PEFT |", "|---|---|---|---|---|---|"]  # fmt: skip
+    columns = (
+        "case | limit, s | foreword, times it | checkpointed, times it | times PEFT's tokens/s | GB: foreword, PEFT"
+    )
+    lines = [f"| {columns} |", "|---|---|---|---|---|---|"]
     for key in [key.removesuffix(", limit") for key in rows if key.endswith(", limit")]:
         own = {who: rows.get(f"{key}, {who}", {}) for who in WHO}
         limit = float(own["limit"]["seconds"])

@@ -2,10 +2,10 @@
 
     python bench/growth.py [--rounds 3] [--plot docs/growth.svg] [--out FILE]
 
-The shapes of SmolLM2-135M with random weights (fewer layers where layers vary) and synthetic tokens, float32. One axis varies,
-the others stay at 32 virtual tokens, 8 rows, 64 tokens, 1 task, 30 layers. The expected line goes through the first
-point and grows as the count of multiplications does (`work`); for memory it goes through the first and the last point.
-Resumable point by point.
+The shapes of SmolLM2-135M with random weights (fewer layers where layers vary) and synthetic tokens, float32. One
+axis varies, the others stay at 32 virtual tokens, 8 rows, 64 tokens, 1 task, 30 layers. The expected line goes
+through the first point and grows as the count of multiplications does (`work`); for memory it goes through the first
+and the last point. Resumable point by point.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ class Point:
 
 AXES: dict[str, dict[str, tuple[int, ...]]] = {
     "training": {
-        "length": (0, 32, 128, 512, 1024), "batch": (2, 4, 8, 16), "tokens": (32, 64, 128, 256, 512), "layers": (5, 10, 20, 30),
+        "length": (0, 32, 128, 512, 1024), "batch": (2, 4, 8, 16), "tokens": (32, 64, 128, 256, 512),
+        "layers": (5, 10, 20, 30),
     },
     "decoding": {
-        "length": (0, 32, 128, 512, 1024), "batch": (1, 4, 16, 32), "tokens": (64, 256, 512, 1024), "tasks": (1, 2, 4, 8),
+        "length": (0, 32, 128, 512, 1024), "batch": (1, 4, 16, 32), "tokens": (64, 256, 512, 1024),
+        "tasks": (1, 2, 4, 8),
         "layers": (5, 10, 20, 30),
     },
 }  # fmt: skip
@@ -91,7 +93,8 @@ def measure(kind: str, point: Point, rounds: int) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def base_of(layers: int) -> foreword.Base:
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=layers, tie_word_embeddings=True,
+        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=layers,
+        tie_word_embeddings=True,
         num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, max_position_embeddings=8192,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -76,6 +76,6 @@ def _status(name: str) -> int:
 
 
 def in_new_process(*arguments: str) -> float:
-    """The number that a bench script prints last when it is run with `arguments`: memory is measured from a clean start."""
+    """The number that a bench script prints last, run with `arguments` in a process of its own to measure memory."""
     done = subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True, timeout=600)
     return float(done.stdout.split()[-1])

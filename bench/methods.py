@@ -5,8 +5,8 @@
 SmolLM2-135M, 60 steps of batch 8, length 32, text initialisation, the same batches for all. Prints the
 parameters trained, KB of the saved prefix, validation loss in nats per target token (first reference of the first
 96 rows) at step 0 and at the end, and BLEU (greedy, all references of the same rows) at the best rate.
-`--long`: direct and mlp at 32 to 512 virtual tokens, 40 steps, several seeds, and what keeps them stable. `--timing`: seconds per
-step on one batch, methods interleaved, medians; run it on a quiet machine.
+`--long`: direct and mlp at 32 to 512 virtual tokens, 40 steps, several seeds, and what keeps them stable. `--timing`:
+seconds per step on one batch, methods interleaved, medians; run it on a quiet machine.
 
 Resumable cell by cell: what stands in the results file is not computed again.
 """
@@ -126,7 +126,7 @@ class Bench:
         return {"steps": LONG_STEPS, "validate_every": LONG_STEPS // 2, "checkpoint_every": LONG_STEPS}
 
     def timing(self, rounds: int = 7) -> None:
-        """Median seconds of forward, backward and update on one batch, methods interleaved; the first round warms up."""
+        """Median seconds of forward, backward and update on one batch; methods interleaved, the first round warms up."""
         task = make_task(self.base, "lm", TaskSettings(TEMPLATE))
         items, _ = task.load(
             f"{self.data}/valid.jsonl", max_tokens=None, max_bad_rows=0, limit=self.arguments.batch_size
@@ -157,7 +157,10 @@ class Bench:
 
 def markdown(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
     """The table of docs/methods.md."""
-    yield "| method | best rate | parameters | KB | step, times direct's | loss at step 0 | loss | BLEU | at the default rate |"
+    yield (
+        "| method | best rate | parameters | KB | step, times direct's | loss at step 0 | loss | BLEU "
+        "| at the default rate |"
+    )
     yield "|---|---|---|---|---|---|---|---|---|"
     for name in METHODS:
         if (bleu := rows.get(f"{name} BLEU")) is None:

@@ -2,9 +2,9 @@
 
     python bench/pool.py [--prefixes 1000] [--length 64] [--out FILE]
 
-SmolLM2-135M in float32; prefixes of 64 virtual tokens in float16, as training saves them. First use reads the files, checks
-them against their manifest and the base, and casts. The files are in the page cache. Goals: 20 ms for first use, 0.2 ms
-for a switch.
+SmolLM2-135M in float32; prefixes of 64 virtual tokens in float16, as training saves them. First use reads the files,
+checks them against their manifest and the base, and casts. The files are in the page cache. Goals: 20 ms for first
+use, 0.2 ms for a switch.
 """
 
 from __future__ import annotations

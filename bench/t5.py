@@ -42,7 +42,8 @@ def main() -> int:
         cells = [results.rows[f"{name} at {rate:g}"] for rate in RATES]
         best = min(cells, key=lambda cell: cell["loss"])
         print(
-            f"| {name} | {best['lr']:g} | {best['parameters']:,} | {best['start']:.3f} | {best['loss']:.3f} | {best['bleu']:.1f} |"
+            f"| {name} | {best['lr']:g} | {best['parameters']:,} | {best['start']:.3f} "
+            f"| {best['loss']:.3f} | {best['bleu']:.1f} |"
         )
     return 0
 
@@ -51,7 +52,8 @@ def run(base: foreword.Base, data: str, slots: tuple[str, ...], rate: float) -> 
     with tempfile.TemporaryDirectory() as folder:
         config = foreword.TrainConfig(
             data=f"{data}/train.jsonl", validation=f"{data}/valid.jsonl", template="{input}", length=32, slots=slots,
-            steps=STEPS, batch_size=8, lr=rate, validate_every=STEPS, checkpoint_every=STEPS, trackers=(), output=f"{folder}/run",
+            steps=STEPS, batch_size=8, lr=rate, validate_every=STEPS, checkpoint_every=STEPS, trackers=(),
+            output=f"{folder}/run",
         )  # fmt: skip
         result = foreword.train(base, config)
         request = foreword.EvalConfig(data=f"{data}/valid.jsonl", rows=96, metrics=("bleu",))

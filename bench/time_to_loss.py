@@ -2,13 +2,14 @@
 
     FOREWORD_DATA=../shared/data python bench/time_to_loss.py [--length 32] [--only "peft prefix" …] [--out FILE]
 
-SmolLM2-135M, batch 8, validation loss of the first 96 rows. Contenders: Foreword direct and mlp (text initialisation), PEFT's
-prefix tuning at its default and from the same text (`initialize_kv_prefix_from_text`), both under Transformers' Trainer
-for 200 steps. Each at the best of the same three learning rates: PEFT's are compared after 60 of the 200 steps, and the
-best goes on, with any other that is within 0.05 of it; ours are those that bench/methods.py found. All have the same rows.
-Learning rates decay over a run's steps, so ours run over several numbers of them. Losses are measured every 20 (ours: 10)
-steps. Time is steps times the median seconds of a step, which are measured at the end, interleaved (`--timing` alone, on a
-quiet machine): all else may run beside others. Resumable cell by cell.
+SmolLM2-135M, batch 8, validation loss of the first 96 rows. Contenders: Foreword direct and mlp (text
+initialisation), PEFT's prefix tuning at its default and from the same text (`initialize_kv_prefix_from_text`), both
+under Transformers' Trainer for 200 steps. Each at the best of the same three learning rates: PEFT's are compared
+after 60 of the 200 steps, and the best goes on, with any other that is within 0.05 of it; ours are those that
+bench/methods.py found. All have the same rows. Learning rates decay over a run's steps, so ours run over several
+numbers of them. Losses are measured every 20 (ours: 10) steps. Time is steps times the median seconds of a step,
+which are measured at the end, interleaved (`--timing` alone, on a quiet machine): all else may run beside others.
+Resumable cell by cell.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Seconds, memory and useful tokens of a training step, beside the limit and beside PEFT, in one interleaved run.
 
-    FOREWORD_DATA=../shared/data python bench/train.py [--data e2e java-csharp] [--rounds 5] [--adapters PYTHON] [--out FILE]
+    FOREWORD_DATA=../shared/data python bench/train.py [--data e2e java-csharp] [--rounds 5] [--adapters PYTHON]
+    [--out FILE]
 
 SmolLM2-135M in float32, 32 virtual tokens, global batch 16. The limit is the frozen model's forward and its backward
 towards inputs only, on real tokens alone, with the loss at target positions alone. Every contender updates on the same
-rows: each round is a block of batches, which Foreword takes sorted by length within the block, as its training does, and
-PEFT in random order, as Transformers' Trainer does. `times` is a block's seconds over the limit's, medians of the rounds.
-Peak memory is of a process of its own, above the loaded model. Adapter-hub's `adapters` needs Transformers 4.57: it works in a
-process with an interpreter of its own, `--adapters`, which `make bench` sets up, beside the limit alone; without one it is left
-out.
+rows: each round is a block of batches, which Foreword takes sorted by length within the block, as its training does,
+and PEFT in random order, as Transformers' Trainer does. `times` is a block's seconds over the limit's, medians of the
+rounds. Peak memory is of a process of its own, above the loaded model. Adapter-hub's `adapters` needs Transformers
+4.57: it works in a process with an interpreter of its own, `--adapters`, which `make bench` sets up, beside the limit
+alone; without one it is left out.
 """
 
 from __future__ import annotations

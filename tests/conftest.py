@@ -16,7 +16,7 @@ import matrix as model_matrix
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.manual_seed(0)
-_CELLS = pytest.StashKey[model_matrix.Cells]()
+_CELLS: model_matrix.Cells = {}  # what this run found, from every worker
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,17 +24,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_CELLS] = {}
+    _CELLS.clear()
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect a test's cells; with several workers this runs on the one that leads them."""
+    for name, value in report.user_properties if report.when == "call" else ():
+        if name == "cell":
+            row, column, cell = value
+            _CELLS.setdefault(row, {})[column] = cell
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Hold docs/models.json to what was found, or write it."""
-    found = session.config.stash[_CELLS]
-    if exitstatus or not found:
+    """Hold docs/models.json to the cells of this run, or write it."""
+    if exitstatus or not _CELLS or hasattr(session.config, "workerinput"):
         return
     if session.config.getoption("--write-models"):
-        model_matrix.write(found)
-    elif wrong := model_matrix.stale(found):
+        model_matrix.write(_CELLS)
+    elif wrong := model_matrix.stale(_CELLS):
         print("\ndocs/models.json is stale (make models writes it):\n" + "\n".join(wrong))
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -46,7 +54,7 @@ def matrix(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     def record(column: str, value: str, row: str | None = None) -> None:
         name = row or case_name(request.getfixturevalue("case"))
-        request.config.stash[_CELLS].setdefault(name, {})[column] = value
+        request.node.user_properties.append(("cell", (name, column, value)))
 
     return record
 

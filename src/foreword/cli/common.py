@@ -21,7 +21,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Base model: hub id, folder, .gguf file, or the bundled smollm2-135m. Default: the prefix's own base, else smollm2-135m.",
+        help="Base model: hub id, folder, .gguf file, or the bundled smollm2-135m. "
+        "Default: the base of the prefix, else smollm2-135m.",
     ),
 ]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]

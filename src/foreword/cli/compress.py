@@ -24,7 +24,8 @@ def command(
     debug: common.Debug = False,
     **flags: Any,
 ) -> None:
-    """Measure ways to make a trained prefix smaller: bytes against validation loss and BLEU. With --keep-loss or --max-kb one is picked and written.
+    """Measure ways to make a trained prefix smaller: bytes against validation loss and BLEU. With --keep-loss or
+    --max-kb one is picked and written.
 
     Example: foreword compress runs/e2e/prefix --keep-loss 1% --output prefixes/e2e-small
     """

@@ -21,12 +21,12 @@ def command(json: common.Json = False, debug: common.Debug = False) -> int:
     """
     from foreword.doctor.report import describe
 
-    found, console = describe(), common.out()
+    facts, console = describe(), common.out()
     if json:
         results = list(_checks())
-        common.print_json(found | {"checks": [asdict(check) for check in results]})
+        common.print_json(facts | {"checks": [asdict(check) for check in results]})
         return int(not all(check.passed for check in results))
-    for heading, entries in found.items():
+    for heading, entries in facts.items():
         console.print(heading)
         for name, value in entries.items():
             console.print(f"  {name:<16} {value}", soft_wrap=True)

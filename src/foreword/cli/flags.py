@@ -21,8 +21,8 @@ NAMES = "NAME=VALUE"  # the metavar of flags whose names are settings
 def with_flags(kind: type[Any], *, without: Iterable[str] = ()) -> Callable[[Command], Command]:
     """Give a command a flag for each setting of `kind`, in place of its `**flags`.
 
-    without: settings that the command asks for itself. A flag that isn't given is None; `values` makes settings of those
-    that are.
+    without: settings that the command asks for itself. A flag that isn't given is None; `values` makes settings of
+    those that are.
     """
     left_out = set(without)
 

@@ -31,7 +31,8 @@ def command(
 ) -> None:
     """List the methods: what each learns, how many parameters for a model and length, and what it can be exported as.
 
-    Nothing is downloaded for a config file, and no weights are made. Example: foreword methods --config gpt2-medium.json --length 100
+    Nothing is downloaded for a config file, and no weights are made. Example: foreword methods --config
+    gpt2-medium.json --length 100
     """
     from foreword.config import DEFAULT_MODEL
     from foreword.errors import ConfigError

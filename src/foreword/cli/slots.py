@@ -28,56 +28,58 @@ def command(
     from foreword.base.loading import empty_model, load_config
     from foreword.models.slots import find_slots
 
-    found = find_slots(empty_model(load_config(model)))
-    total = sum(slot.parameters(length) for slot in found.slots)
+    model_slots = find_slots(empty_model(load_config(model)))
+    total = sum(slot.parameters(length) for slot in model_slots.slots)
     if json:
-        rows = [asdict(slot) | {"parameters": slot.parameters(length)} for slot in found.slots]
+        rows = [asdict(slot) | {"parameters": slot.parameters(length)} for slot in model_slots.slots]
         common.print_json(
             {
                 "model": model,
                 "length": length,
                 "slots": rows,
                 "parameters": total,
-                "position_limit": found.position_limit,
-                "route": found.route,
-                "limits": found.limits,
-                "layers_without_slot": found.without,
+                "position_limit": model_slots.position_limit,
+                "route": model_slots.route,
+                "limits": model_slots.limits,
+                "layers_without_slot": model_slots.without,
             }
         )
         return
-    table = Table(title=Text(f"{model}: {len(found.slots)} slots"))
+    table = Table(title=Text(f"{model}: {len(model_slots.slots)} slots"))
     for column in ("slot", "module", "backend"):
         table.add_column(column, overflow="fold")
     for column in ("heads", "KV heads", "head_dim", "window", "parameters"):
         table.add_column(column, justify="right")
-    for slot in found.slots:
+    for slot in model_slots.slots:
         window = "full" if slot.sliding_window is None else str(slot.sliding_window)
         width = str(slot.key_dim) if slot.key_dim == slot.value_dim else f"{slot.key_dim}/{slot.value_dim}"
         numbers = (slot.num_heads, slot.num_kv_heads, width, window, f"{slot.parameters(length):,}")
         table.add_row(slot.name, slot.module, slot.backend, *map(str, numbers))
     console = common.out()
     console.print(table)
-    console.print(f"direct, {length} virtual tokens: {_formula(found, length)} = {total:,} parameters", soft_wrap=True)
-    for note in _notes(found):
+    formula = _formula(model_slots, length)
+    console.print(f"direct, {length} virtual tokens: {formula} = {total:,} parameters", soft_wrap=True)
+    for note in _notes(model_slots):
         console.print(note, soft_wrap=True)
 
 
-def _formula(found: ModelSlots, length: int) -> str:
-    first = found.slots[0]
-    if len({(slot.num_kv_heads, slot.key_dim, slot.value_dim) for slot in found.slots}) > 1:
+def _formula(model_slots: ModelSlots, length: int) -> str:
+    first = model_slots.slots[0]
+    if len({(slot.num_kv_heads, slot.key_dim, slot.value_dim) for slot in model_slots.slots}) > 1:
         return "Σ over slots of H_kv · m · (d_k + d_v)"
     if first.key_dim != first.value_dim:
-        return f"L · m · H_kv · (d_k + d_v) = {len(found.slots)} · {length} · {first.num_kv_heads} · ({first.key_dim} + {first.value_dim})"
-    return f"2 · L · m · H_kv · d = 2 · {len(found.slots)} · {length} · {first.num_kv_heads} · {first.key_dim}"
+        widths = f"({first.key_dim} + {first.value_dim})"
+        return f"L · m · H_kv · (d_k + d_v) = {len(model_slots.slots)} · {length} · {first.num_kv_heads} · {widths}"
+    return f"2 · L · m · H_kv · d = 2 · {len(model_slots.slots)} · {length} · {first.num_kv_heads} · {first.key_dim}"
 
 
-def _notes(found: ModelSlots) -> list[str]:
+def _notes(model_slots: ModelSlots) -> list[str]:
     notes = []
-    if found.without:
-        notes.append(f"no slot in layers {', '.join(map(str, found.without))}: they have no attention")
-    if found.route == "cache":
-        notes.append("through past_key_values: " + "; ".join(found.limits))
-    if found.position_limit is not None:
-        shared = "prefix and tokens share them" if found.default_offset else "a prefix takes none of them"
-        notes.append(f"positions end at {found.position_limit}; {shared}")
+    if model_slots.without:
+        notes.append(f"no slot in layers {', '.join(map(str, model_slots.without))}: they have no attention")
+    if model_slots.route == "cache":
+        notes.append("through past_key_values: " + "; ".join(model_slots.limits))
+    if model_slots.position_limit is not None:
+        shared = "prefix and tokens share them" if model_slots.default_offset else "a prefix takes none of them"
+        notes.append(f"positions end at {model_slots.position_limit}; {shared}")
     return notes

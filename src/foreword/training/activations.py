@@ -29,8 +29,8 @@ def checkpointed_layers(base: Base, wanted: bool) -> Iterator[None]:
     enable({"use_reentrant": False})
     layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     # functional dropout asks its layer's own flag
-    found = [(layer, name, layer.__dict__.get(name)) for layer in layers for name in _RATES]
-    rates = [(layer, name, rate) for layer, name, rate in found if isinstance(rate, float)]
+    attributes = [(layer, name, layer.__dict__.get(name)) for layer in layers for name in _RATES]
+    rates = [(layer, name, rate) for layer, name, rate in attributes if isinstance(rate, float)]
     for layer in layers:
         layer.training = True
     for layer, name, _ in rates:

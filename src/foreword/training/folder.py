@@ -98,7 +98,7 @@ class RunFolder:
             figure.savefig(target, dpi=120)
 
 
-_OWN = {"config.json", "history.jsonl", "trackers", "prefix", "head", "lora", "checkpoints"}
+_OF_A_RUN = {"config.json", "history.jsonl", "trackers", "prefix", "head", "lora", "checkpoints"}
 
 
 def _unused(path: Path) -> bool:
@@ -108,12 +108,9 @@ def _unused(path: Path) -> bool:
     names = {entry.name for entry in path.iterdir()}
     if not names:
         return True
-    own = {
-        name
-        for name in names
-        if name in _OWN or name.startswith((".prefix.", ".head.", ".lora.", ".history.", ".config."))
-    }
-    return names == own and "config.json" in names and not list_checkpoints(path / "checkpoints")
+    unfinished = (".prefix.", ".head.", ".lora.", ".history.", ".config.")
+    of_a_run = all(name in _OF_A_RUN or name.startswith(unfinished) for name in names)
+    return of_a_run and "config.json" in names and not list_checkpoints(path / "checkpoints")
 
 
 def _clear(path: Path) -> None:

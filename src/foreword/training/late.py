@@ -1,8 +1,8 @@
 """Losses that are read late, so that no step waits for a GPU.
 
-A step's loss and gradient norm are copied to the host behind its other work, and read when the next step has been launched.
-Until then the device itself sees to it that nothing is updated with what isn't finite: fused AdamW leaves parameters and
-moments alone where `found_inf` is set, as it does for a gradient scaler.
+A step's loss and gradient norm are copied to the host behind its other work, and read when the next step has been
+launched. Until then the device itself sees to it that nothing is updated with what isn't finite: fused AdamW leaves
+parameters and moments alone where `found_inf` is set, as it does for a gradient scaler.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from foreword.data import Item
 
 
 def reads_late(device: torch.device, processes: int) -> bool:
-    """Whether it pays: one process on a device that works on its own. Several exchange numbers at each step anyway."""
+    """Return True on a GPU with one process. Several processes exchange numbers at each step anyway."""
     return device.type == "cuda" and processes == 1
 
 

@@ -54,7 +54,7 @@ class Processes:
         wide = torch.promote_types(parameters[0].dtype, torch.float32)
         used = [float(parameter.grad is not None) for parameter in parameters]
         extra = torch.tensor([*used, *numbers, self._failed()], dtype=wide, device=self._device)
-        grads = [torch.zeros_like(parameter) if (own := parameter.grad) is None else own for parameter in parameters]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([*(grad.flatten().to(wide) for grad in grads), extra])
         dist.all_reduce(flat)
         *pieces, sums = torch.split(flat, [*(grad.numel() for grad in grads), len(extra)])

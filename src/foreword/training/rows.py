@@ -64,14 +64,11 @@ def task_of(base: Base, config: TrainConfig) -> Task[Any]:
         raise ConfigError(
             "mixture", "has data, validation and template for each of its tasks; leave them out elsewhere"
         )
-    parts = {name: _settings(name, values) for name, values in config.mixture.items()}
-    return Mixture(
-        base,
-        {
-            name: make_task(base, own["task"], settings_of(own | {"packing": config.packing}))
-            for name, own in parts.items()
-        },
-    )
+    tasks = {}
+    for name, values in config.mixture.items():
+        settings = _settings(name, values)
+        tasks[name] = make_task(base, settings["task"], settings_of(settings | {"packing": config.packing}))
+    return Mixture(base, tasks)
 
 
 def _settings(name: str, values: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import math
 
 def learning_rate(step: int, total: int, peak: float, warmup: int, final: float, kind: str) -> float:
     """Rate of update `step` (1-based) of `total`: linear warm-up over `warmup` updates to `peak`, then
-    linear, cosine or no decay towards `final` · peak, which the update after the last one would have: with 0 none is lost."""
+    linear, cosine or no decay towards `final` · peak, which the update after the last one would have: with 0 none is
+    lost."""
     if step <= warmup:
         return peak * step / warmup
     if kind == "constant":
