@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT := runs/bench
+WORKERS ?= 2
 export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help demo install test test-transformers lint fix models docs docs-serve build bench bench-long clean
@@ -38,7 +39,7 @@ demo: $(READY)
 	$(BIN)/foreword demo
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 # VERSIONS="5.17 5.20" takes only these, ARGS replaces the tests
 test-transformers:

@@ -19,8 +19,8 @@ import foreword
 from foreword.base import Base
 from foreword.errors import StorageError
 from foreword.models.weights import hash_parameters
-from foreword.tasks import lm
-from foreword.training import loop
+from foreword.tasks import Predictions, lm
+from foreword.training import keeping
 from tiny import byte_tokenizer, tiny_model
 from training_helpers import settings
 
@@ -88,22 +88,22 @@ def error_of(action) -> list[str]:
 
 
 def train_with_nan_on(rank: int, base: Base, folder: Path) -> None:
-    real, calls = lm.target_losses, []
+    real, calls = Predictions.target_losses, []
 
     def poisoned(*arguments):
         calls.append(torch.is_grad_enabled())
         bad = int(os.environ["RANK"]) == rank and sum(calls) == 3
         return real(*arguments) * (float("nan") if bad else 1.0)
 
-    lm.target_losses = poisoned
+    Predictions.target_losses = poisoned
     try:
         foreword.train(base, settings(folder, "nan", batch_size=5, **COMMON))
     finally:
-        lm.target_losses = real
+        Predictions.target_losses = real
 
 
 def train_with_signal_on(rank: int, base: Base, folder: Path) -> None:
-    real, calls = lm.target_losses, []
+    real, calls = Predictions.target_losses, []
 
     def signalled(*arguments):
         calls.append(torch.is_grad_enabled())
@@ -111,16 +111,16 @@ def train_with_signal_on(rank: int, base: Base, folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments)
 
-    lm.target_losses = signalled
+    Predictions.target_losses = signalled
     try:
         foreword.train(base, settings(folder, "signal", batch_size=5, **COMMON))
     finally:
-        lm.target_losses = real
+        Predictions.target_losses = real
 
 
 def train_with_full_disk(base: Base, folder: Path) -> None:
     """The main process can't write its third checkpoint."""
-    real, calls = loop.save_checkpoint, []
+    real, calls = keeping.save_checkpoint, []
 
     def full(*arguments):
         calls.append(1)
@@ -128,11 +128,11 @@ def train_with_full_disk(base: Base, folder: Path) -> None:
             raise StorageError("checkpoints can't be written: No space left on device")
         return real(*arguments)
 
-    loop.save_checkpoint = full
+    keeping.save_checkpoint = full
     try:
         foreword.train(base, settings(folder, "disk", batch_size=5, **COMMON))
     finally:
-        loop.save_checkpoint = real
+        keeping.save_checkpoint = real
 
 
 def sharded(base: Base, folder: Path, real) -> dict:

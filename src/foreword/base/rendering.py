@@ -81,7 +81,7 @@ class Renderer:
         self._known = dict(zip(texts, ids, strict=True))
 
     def _with_places(self, prompt: str) -> list[int]:
-        """Token ids of a prompt with places for virtual tokens; `models.inputs` turns `PLACE_ID` + i into token i."""
+        """Token ids of a prompt with places for virtual tokens; `base.inputs` turns `PLACE_ID` + i into token i."""
         pieces = [self.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in prompt.split(_PLACE)]
         ids: list[int] = list(pieces[0])
         for number, piece in enumerate(pieces[1:]):

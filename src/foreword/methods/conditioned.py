@@ -8,7 +8,7 @@ scales r directions along which the prefix moves:
 
 with U `[m, r]` shared by all layers, V(l) `[r, H_kv · (d_k + d_v)]`, W₁ `[h, width]`, W₂ `[r, h]`. V starts at zero, so
 training starts exactly from the given initialisation. The change is computed once per row, before the first step of
-generation, and is then the row's own static prefix (`models.inputs`), in mixed batches too. As a whole it can't be
+generation, and is then the row's own static prefix (`base.inputs`), in mixed batches too. As a whole it can't be
 exported as a key/value cache; what it gives for one input can.
 """
 
@@ -59,7 +59,7 @@ class ConditionedProducer(DirectProducer):
         self.right = nn.ParameterList([torch.zeros(rank, width, dtype=dtype) for width in widths])
         self.inner = nn.Linear(start.width, hidden, dtype=dtype)
         self.outer = nn.Linear(hidden, rank, dtype=dtype)
-        if start.prefix.kind is CONDITIONED:
+        if start.prefix.kind.reads_input:
             self._go_on_from(start.prefix)
 
     def _go_on_from(self, prefix: Prefix) -> None:

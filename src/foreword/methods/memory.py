@@ -36,7 +36,7 @@ class MemoryProducer(Producer):
     def __init__(self, start: Start) -> None:
         super().__init__()
         self._base = start.prefix.base
-        given = start.prefix.extras if start.prefix.kind is MEMORY else {}  # a memory to go on from
+        given = {} if start.prefix.kind.has_keys else start.prefix.extras  # a memory to go on from
         named = {name.removesuffix(".memory") for name in given} or set(start.prefix.slots)
         slots = [slot for slot in start.base.slots if slot.name in named]
         self._names = [slot.name for slot in slots]
