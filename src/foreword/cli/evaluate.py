@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,6 +11,9 @@ from rich.table import Table
 from foreword.cli import common
 from foreword.cli.flags import values, with_flags
 from foreword.config import EvalConfig
+
+if TYPE_CHECKING:
+    from foreword.evaluation import EvalResult
 
 
 @with_flags(EvalConfig, without=("data", "model", "prefix"))
@@ -30,21 +33,9 @@ def command(
 
     Example: foreword eval --data valid.jsonl --prefix runs/e2e/prefix --metrics loss,bleu
     """
-    from foreword.config import TEXT_METRICS
-    from foreword.errors import ConfigError
-    from foreword.prefix.stored import read_manifest
-    from foreword.settings import build
-
-    given = {"data": data} | values(EvalConfig, flags | {"prefix": prefix})
-    if prefix is not None:
-        trained = read_manifest(Path(prefix))["record"].get("config", {})
-        kept = ("input_field", "target_field", "task", "task_options")
-        given = {name: trained[name] for name in kept if name in trained} | given
-    config = build(EvalConfig, given | {"model": common.model_for(model, prefix)}, "flags")
-    if answers is not None and config.metrics is not None and set(config.metrics) <= {"loss", "perplexity"}:
-        raise ConfigError("--answers", f"there are none without a text metric ({', '.join(TEXT_METRICS)})")
-    if answers is not None and not answers.absolute().parent.is_dir():
-        raise ConfigError("--answers", f"{answers.parent} is not a folder")
+    config = _config(data, prefix, model, flags)
+    if answers is not None:
+        _require_answers(answers, config)
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
     from foreword.evaluation import evaluate
 
@@ -54,7 +45,35 @@ def command(
         common.note(f"left out {bad}")
     if answers is not None:
         answers.write_text("".join(" ".join(text.split()) + "\n" for text in result.texts), encoding="utf-8")
-    if json:
+    _report(result, json)
+
+
+def _config(data: str, prefix: str | None, model: str | None, flags: dict[str, Any]) -> EvalConfig:
+    """Settings of the prefix's training, then the flags'."""
+    from foreword.prefix.stored import read_manifest
+    from foreword.settings import build
+
+    given = {"data": data} | values(EvalConfig, flags | {"prefix": prefix})
+    if prefix is not None:
+        trained = read_manifest(Path(prefix))["record"].get("config", {})
+        kept = ("input_field", "target_field", "task", "task_options")
+        given = {name: trained[name] for name in kept if name in trained} | given
+    return build(EvalConfig, given | {"model": common.model_for(model, prefix)}, "flags")
+
+
+def _require_answers(answers: Path, config: EvalConfig) -> None:
+    """Raise `ConfigError` if there will be no answers, or no folder for them."""
+    from foreword.config import TEXT_METRICS
+    from foreword.errors import ConfigError
+
+    if config.metrics is not None and set(config.metrics) <= {"loss", "perplexity"}:
+        raise ConfigError("--answers", f"there are none without a text metric ({', '.join(TEXT_METRICS)})")
+    if not answers.absolute().parent.is_dir():
+        raise ConfigError("--answers", f"{answers.parent} is not a folder")
+
+
+def _report(result: EvalResult, as_json: bool) -> None:
+    if as_json:
         common.print_json(
             {
                 "metrics": result.metrics,

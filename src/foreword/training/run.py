@@ -16,7 +16,7 @@ from foreword.config import TrainConfig
 from foreword.data.order import steps_per_epoch
 from foreword.errors import CheckpointError, ConfigError
 from foreword.init import Beginning, starting_point
-from foreword.methods import Method, get_method
+from foreword.methods import Method, Producer, get_method
 from foreword.methods.token_options import with_token_options
 from foreword.models.lora import lora_parameters
 from foreword.objectives import get_objective
@@ -70,14 +70,48 @@ def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> 
         return _train(base, dataclasses.replace(config, model=str(base.name)), observer)
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What a run needs before it gets a folder. config: resolved. initial: the prefix at step 0."""
+
+    config: TrainConfig
+    task: Task[Any]
+    rows: DataSet
+    inputs: dict[str, str]
+    producer: Producer
+    initial: Prefix
+
+
 def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainResult:
     method = get_method(config.method)
     _check(method, base, config)
     accelerator = make_accelerator(base, config)
     processes = Processes(accelerator)
+    observer = observer if processes.main else None
     if config.shard_base:
         shard(base)
     checkpoint = None if config.resume is None else find_checkpoint(Path(config.resume))
+    ready = _prepare(method, base, config, checkpoint)
+    folder = _folder(ready.config, checkpoint, processes)
+    with trained_lora(base, ready.config) as lora:
+        trained = Trained(
+            ready.producer,
+            head=ready.task.head,
+            head_lr=ready.config.head_lr,
+            lora=lora,
+            lora_lr=ready.config.lora_lr,
+            train_prefix=ready.config.train != "lora",
+        )
+        loop = _run(_job(ready, trained, folder), accelerator, ready.rows, checkpoint, observer)
+    processes.write(folder.plot)
+    processes.wait()
+    if ready.config.train != "prefix":
+        restore_lora(base, folder.lora)
+    return _result(loop, folder, ready.initial, observer)
+
+
+def _prepare(method: Method, base: Base, config: TrainConfig, checkpoint: Path | None) -> _Prepared:
+    """Read the rows, and make the prefix at step 0. Raises `ConfigError`, `DataError` and `CheckpointError`."""
     if checkpoint is not None:
         config = _as_before(config, checkpoint)
     torch.manual_seed(config.seed)
@@ -92,26 +126,15 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     producer = method.start(start, method.parse_options(config.options))
     producer = with_token_options(producer, start, config.frozen_tokens, config.dropout).to(base.device)
     start_head(task, config)
-    config = _resolved(config, method, task, rows)
-    folder = _folder(config, checkpoint, processes)
-    with trained_lora(base, config) as lora:
-        trained = Trained(
-            producer,
-            head=task.head,
-            head_lr=config.head_lr,
-            lora=lora,
-            lora_lr=config.lora_lr,
-            train_prefix=config.train != "lora",
-        )
-        source = RowBatches(task, rows.training, config)
-        job = Job(task, get_objective(config.objective), trained, source, rows.held_out, config, folder, inputs)
-        initial = start.prefix if method.kind(base.model).is_cache else producer.finish()
-        loop = _run(job, accelerator, rows, checkpoint, observer if processes.main else None)
-    processes.write(folder.plot)
-    processes.wait()
-    if config.train != "prefix":
-        restore_lora(base, folder.lora)
-    return _result(loop, folder, initial, observer if processes.main else None)
+    initial = start.prefix if method.kind(base.model).is_cache else producer.finish()
+    return _Prepared(_resolved(config, method, task, rows), task, rows, inputs, producer, initial)
+
+
+def _job(ready: _Prepared, trained: Trained, folder: RunFolder) -> Job:
+    config, rows = ready.config, ready.rows
+    source = RowBatches(ready.task, rows.training, config)
+    objective = get_objective(config.objective)
+    return Job(ready.task, objective, trained, source, rows.held_out, config, folder, ready.inputs)
 
 
 def _check(method: Method, base: Base, config: TrainConfig) -> None:
