@@ -38,7 +38,7 @@ class DataConfig:
         help="A setting of the task, for instance 'words={good: [great, fine], bad: terrible}'.",
     )  # fmt: skip
     template: str | None = setting(
-        group=DATA, of_data=True, per_task=True,
+        group=DATA, of_data=True, per_task=True, worked_out=True,
         help=r"The whole prompt, with {field} for a row's field; \n is a new line. "
         "Without it: the model's chat template if there is one, else the bare input.",
     )  # fmt: skip
@@ -120,12 +120,12 @@ class TrainConfig(DataConfig):
     )
     init_prefix: str | None = setting(group=START, help="With init prefix: the folder of the prefix to go on from.")
     steps: int | None = setting(
-        group=STEPS, least=1, help="Optimizer steps. Without it: as many as epochs over the data."
+        group=STEPS, worked_out=True, least=1, help="Optimizer steps. Without it: as many as epochs over the data."
     )
     epochs: float = setting(3.0, group=STEPS, above=0, help="Passes over the data, without steps.")
     accumulation: int = setting(1, group=STEPS, least=1, help="Parts that each batch is computed in, to save memory.")
     lr: float | None = setting(
-        group=STEPS, above=0, help="Peak learning rate. Without it: the method's own (direct 0.06)."
+        group=STEPS, worked_out=True, above=0, help="Peak learning rate. Without it: the method's own (direct 0.06)."
     )
     scheduler: Literal["linear", "cosine", "constant"] = setting(
         "linear", group=STEPS, help="How the learning rate falls after the warm-up."

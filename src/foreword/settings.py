@@ -29,6 +29,7 @@ class About:
 
     help: a sentence. group: where docs and help list it. least: the smallest value; above, below: values that it must
     stay clear of. free_on_resume: it may differ when a run goes on, since it doesn't change what is computed.
+    worked_out: left open, a run works it out; a resumption that leaves it open takes it from the run.
     of_data: it says which rows there are and how they are read. per_task: each task of a mixture may have its own.
     flag: of the command line, "" for the name itself, None for none. metavar: what the flag takes. commas: one flag
     with commas instead of a repeated one. share: `1%` is 0.01.
@@ -40,6 +41,7 @@ class About:
     above: float | None = None
     below: float | None = None
     free_on_resume: bool = False
+    worked_out: bool = False
     of_data: bool = False
     per_task: bool = False
     flag: str | None = ""
@@ -74,6 +76,11 @@ def defaults(kind: type[Any]) -> dict[str, Any]:
 def free_on_resume(kind: type[Any]) -> set[str]:
     """The settings that may differ between a run and its resumption."""
     return {name for name, about in describe(kind).items() if about.free_on_resume}
+
+
+def worked_out(kind: type[Any]) -> set[str]:
+    """The settings that a run works out where they are left open."""
+    return {name for name, about in describe(kind).items() if about.worked_out}
 
 
 def about_data(kind: type[Any]) -> set[str]:

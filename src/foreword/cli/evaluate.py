@@ -51,13 +51,13 @@ def command(
 def _config(data: str, prefix: str | None, model: str | None, flags: dict[str, Any]) -> EvalConfig:
     """Settings of the prefix's training, then the flags'."""
     from foreword.prefix.stored import read_manifest
-    from foreword.settings import build
+    from foreword.settings import build, of_each_task
 
     given = {"data": data} | values(EvalConfig, flags | {"prefix": prefix})
     if prefix is not None:
         trained = read_manifest(Path(prefix))["record"].get("config", {})
-        kept = ("input_field", "target_field", "task", "task_options")
-        given = {name: trained[name] for name in kept if name in trained} | given
+        of_task = of_each_task(EvalConfig) - {"data"}
+        given = {name: trained[name] for name in of_task if name in trained} | given
     return build(EvalConfig, given | {"model": common.model_for(model, prefix)}, "flags")
 
 

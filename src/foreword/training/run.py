@@ -21,7 +21,7 @@ from foreword.methods.token_options import with_token_options
 from foreword.models.lora import lora_parameters
 from foreword.objectives import get_objective
 from foreword.prefix import Prefix
-from foreword.settings import free_on_resume, to_dict
+from foreword.settings import free_on_resume, to_dict, worked_out
 from foreword.tasks import Task
 from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.checkpoint import find_checkpoint, read_state
@@ -231,7 +231,7 @@ def _as_before(config: TrainConfig, checkpoint: Path) -> TrainConfig:
     _, recorded, _ = read_state(checkpoint)
     saved = to_dict(TrainConfig()) | recorded  # settings that are newer than the run were at their defaults
     left_open: dict[str, Any] = {
-        name: saved.get(name) for name in ("lr", "template", "steps") if getattr(config, name) is None
+        name: saved.get(name) for name in worked_out(TrainConfig) if getattr(config, name) is None
     }
     config = dataclasses.replace(config, **left_open)
     for name, value in to_dict(config).items():
