@@ -1,15 +1,15 @@
 """`conditioned`: a learned base prefix, and a small network that changes it for the input of each row.
 
 After Clive et al. 2021, "Control Prefixes", and Liu et al. 2022, "Late Prompt Tuning", §3: a prompt that depends on the
-instance. The network reads x̄ `[width]`, the mean input embedding of the prompt's tokens (no target, no padding). Its
-output scales r directions along which the prefix moves:
+instance. The network reads x̄ `[width]`, the mean input embedding of the prompt's tokens (no target, no padding).
+Its output scales r directions along which the prefix moves:
 
     P(l, x) = base(l) + U · diag(s(x)) · V(l),   s(x) = W₂ · tanh(W₁ · norm(x̄) + b₁) + b₂
 
 with U `[m, r]` shared by all layers, V(l) `[r, H_kv · (d_k + d_v)]`, W₁ `[h, width]`, W₂ `[r, h]`. V starts at zero, so
 training starts exactly from the given initialisation. The change is computed once per row, before the first step of
-generation. The result is a static prefix for this row (`base.inputs`), also in mixed batches. A conditioned prefix can't
-be exported as a key/value cache; the static prefix for one input can.
+generation. The result is a static prefix for this row (`base.inputs`), also in mixed batches. A conditioned prefix
+can't be exported as a key/value cache; the static prefix for one input can.
 """
 
 from __future__ import annotations

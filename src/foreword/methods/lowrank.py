@@ -3,8 +3,8 @@
     P(l) = init(l) + U(l) · V(l)ᵀ,   U(l) `[m, r]`, V(l) `[H_kv · (d_k + d_v), r]`
 
 This is the form of LoRA (Hu et al. 2021, §4.1), applied to the prefix. V starts at zero, so training starts exactly
-from the given initialisation, which stays frozen. For SmolLM2's shapes, with r = 8 and m = 32, it has 73 % fewer parameters
-than the keys and values.
+from the given initialisation, which stays frozen. For SmolLM2's shapes, with r = 8 and m = 32, it has 73 % fewer
+parameters than the keys and values.
 """
 
 from __future__ import annotations
