@@ -107,13 +107,13 @@ class _Blocks:
         self._prefixes, self._rows, self._names = prefixes, rows, names
         self.longest = longest
 
-    def of(self, number: int, part: int) -> Tensor:
-        """Return the keys (part 0) or values (part 1) of slot `number`."""
+    def of(self, number: int, index: int) -> Tensor:
+        """Return the keys (index 0) or values (index 1) of slot `number`."""
         name = self._names[number]
-        like = next(prefix.slots[name][part] for prefix in self._prefixes if prefix.slots)
+        like = next(prefix.slots[name][index] for prefix in self._prefixes if prefix.slots)
         empty = like.new_zeros(like.shape[0], self.longest, like.shape[2])
         filled = [
-            F.pad(prefix.slots[name][part], (0, 0, self.longest - _length(prefix), 0)) if prefix.slots else empty
+            F.pad(prefix.slots[name][index], (0, 0, self.longest - _length(prefix), 0)) if prefix.slots else empty
             for prefix in self._prefixes
         ]
         if all(row == self._rows[0] for row in self._rows) and self._rows[0] is not None:
@@ -135,12 +135,12 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
             key_states, value_states = self._cache.update(key_states, value_states, self._number, *args, **kwargs)
         return self._with_prefix(key_states, 0), self._with_prefix(value_states, 1)
 
-    def _with_prefix(self, states: Tensor, part: int) -> Tensor:
-        joined = torch.cat([self._blocks.of(self._number, part).to(states), states], dim=2)
+    def _with_prefix(self, states: Tensor, index: int) -> Tensor:
+        joined = torch.cat([self._blocks.of(self._number, index).to(states), states], dim=2)
         if self._order is None:
             return joined
-        index = self._order[:, None, :, None].expand(-1, joined.shape[1], -1, joined.shape[3])
-        return joined.gather(2, index)
+        order = self._order[:, None, :, None].expand(-1, joined.shape[1], -1, joined.shape[3])
+        return joined.gather(2, order)
 
     def get_seq_length(self) -> int:
         past = 0 if self._cache is None else int(self._cache.get_seq_length(self._number))

@@ -126,7 +126,7 @@ def average(prefixes: Sequence[Prefix], weights: Sequence[float] | None = None) 
         _require_alike(first, prefix)
     total = sum(shares)
     slots = {
-        name: KV(*(_mean([prefix.slots[name][part] for prefix in prefixes], shares, total) for part in (0, 1)))
+        name: KV(*(_mean([prefix.slots[name][index] for prefix in prefixes], shares, total) for index in (0, 1)))
         for name in first.slots
     }
     record = {"average": [prefix.method for prefix in prefixes], "weights": [share / total for share in shares]}

@@ -28,7 +28,7 @@ class Form(Protocol):
         """Return the tensors that are trained in place of `tensor`. Their value is as near to it as the form allows."""
 
     def value(self, trained: Sequence[Tensor], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Return the tensor that attention sees, differentiable with respect to `trained`. dtype: of the saved prefix."""
+        """Return the tensor that attention sees, differentiable in `trained`. dtype: that of the saved prefix."""
 
     def stored(self, trained: Sequence[Tensor], shape: torch.Size, dtype: torch.dtype) -> Encoded | None:
         """Return the stored form; None: the tensor is stored plainly, in `dtype`."""

@@ -37,16 +37,16 @@ def merge(prefix: Prefix, mass: Mapping[str, Tensor], share: Fraction) -> Prefix
     """Like `drop`, but merge each dropped token into the kept token of its head with the most similar key (cosine).
 
     Keys and values of merged tokens are their mean, weighted by mass. Wan et al. 2024 ("D2O") merge tokens of a cache
-    in this way. The result is not exact even for k equal tokens: together they had k times the mass of one. One key would
-    need a score higher by log k (the "proportional attention" of Bolya et al. 2023, §3), which keys and values can't
-    give for every query.
+    in this way. The result is not exact even for k equal tokens: together they had k times the mass of one. One key
+    would need a score higher by log k (the "proportional attention" of Bolya et al. 2023, §3), which keys and values
+    can't give for every query.
     """
     slots = {name: _merge(kv, mass[name], kept_tokens(mass[name], share)) for name, kv in prefix.slots.items()}
     return _shorter(prefix, slots)
 
 
 def kept_tokens(mass: Tensor, share: Fraction) -> Tensor:
-    """Return the ascending indices `[num_kv_heads, k]` of each head's tokens with most mass; of equal ones the first."""
+    """Return the ascending indices `[num_kv_heads, k]` of each head's tokens with most mass; of equals the first."""
     length = mass.shape[1]
     count = min(length, max(1, round(length * share)))
     return mass.argsort(dim=1, descending=True, stable=True)[:, :count].sort(dim=1).values

@@ -240,7 +240,7 @@ def _role(path: str, architecture: Architecture) -> str:
 
 
 def _layer_number(path: str) -> int:
-    return next(int(part) for part in path.split(".") if part.isdigit())
+    return next(int(name) for name in path.split(".") if name.isdigit())
 
 
 def _stack_of(path: str, model: nn.Module) -> str:

@@ -101,8 +101,8 @@ def _manifest(
         if name.startswith(EXTRA):
             extras[name.removeprefix(EXTRA)] = spec
         else:
-            slot, _, part = name.rpartition(".")
-            slots.setdefault(slot, {})[part] = spec
+            slot, _, suffix = name.rpartition(".")
+            slots.setdefault(slot, {})[suffix] = spec
     digest = content_digest(tensors, facts["position_offset"], facts["merge"])
     version = ENCODED if encoding else VERSION
     return {"format": FORMAT, "version": version, **facts, "slots": slots, "extras": extras, "digest": digest}
@@ -139,8 +139,8 @@ def _expected_tensors(path: Path, manifest: dict[str, Any]) -> dict[str, Mapping
     """Return tensor name → its checked entry in the manifest."""
     expected: dict[str, Mapping[str, Any]] = {}
     for name, pair in manifest["slots"].items():
-        for part in ("key", "value"):
-            expected[f"{name}.{part}"] = _checked_spec(path, f"{name}.{part}", pair, part)
+        for suffix in ("key", "value"):
+            expected[f"{name}.{suffix}"] = _checked_spec(path, f"{name}.{suffix}", pair, suffix)
     for name in manifest["extras"]:
         expected[f"extra.{name}"] = _checked_spec(path, f"extra.{name}", manifest["extras"], name)
     for name, spec in expected.items():
@@ -148,8 +148,9 @@ def _expected_tensors(path: Path, manifest: dict[str, Any]) -> dict[str, Mapping
     return expected
 
 
-def _checked_spec(path: Path, name: str, holder: Any, part: str) -> Mapping[str, Any]:
-    spec = holder.get(part) if isinstance(holder, dict) else None
+def _checked_spec(path: Path, name: str, holder: Any, key: str) -> Mapping[str, Any]:
+    """Return `holder[key]`, the entry of the tensor `name`. Raises `PrefixFormatError` without shape and dtype."""
+    spec = holder.get(key) if isinstance(holder, dict) else None
     shape = spec.get("shape") if isinstance(spec, dict) else None
     dtype = spec.get("dtype") if isinstance(spec, dict) else None
     valid = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
