@@ -11,14 +11,14 @@
     │   ├── PrefixFormatError       its files are damaged, incomplete or of another version
     │   ├── PrefixMismatchError     it does not fit the base it is given to
     │   ├── UnknownPrefixError      there is none of that name
-    │   ├── CompressionError        it can't be made smaller in the way that is asked for
+    │   ├── CompressionError        it can't be made smaller in the requested way
     │   └── ExportError             another format can't hold it, or it can't be written there
     ├── AttachError             a prefix can't be used in this call
-    │   ├── BatchMismatchError      rows of the batch and attached prefixes don't go together
+    │   ├── BatchMismatchError      rows of the batch and attached prefixes don't match
     │   ├── PositionError           prefix plus tokens exceed the model's positions
-    │   ├── AttentionArgumentError  the model asks its attention for something no backend honours
+    │   ├── AttentionArgumentError  the model passes its attention an argument that no backend supports
     │   └── RecomputeError          activation checkpointing in a form that would lose gradients
-    └── TrainingError           a run can't start or go on
+    └── TrainingError           a run can't start or continue
         ├── NonFiniteError          a loss or gradient was NaN or infinite; names step and rows
         ├── InterruptedRunError     SIGINT or SIGTERM came; the run was saved
         └── CheckpointError         a checkpoint can't be read or doesn't belong to this run
@@ -33,7 +33,7 @@ from collections.abc import Sequence
 
 
 class ForewordError(Exception):
-    """Base of every error raised on purpose; its text is one line made for people."""
+    """Base of every error that Foreword raises on purpose. Its text is one line for people to read."""
 
 
 class ConfigError(ForewordError):
@@ -57,7 +57,7 @@ class DependencyError(ForewordError):
 
 
 class StorageError(ForewordError):
-    """A file can't be written. What was there before is untouched, and nothing half-written stays."""
+    """A file can't be written. The former file is unchanged, and no incomplete file stays."""
 
 
 class ModelError(ForewordError):
@@ -85,11 +85,11 @@ class PrefixMismatchError(PrefixError):
 
 
 class CompressionError(PrefixError):
-    """A prefix can't be compressed in the way asked for, or no choice keeps what is asked; names the nearest."""
+    """A prefix can't be compressed in the requested way, or no choice fits the limit; the text names the nearest."""
 
 
 class ExportError(PrefixError):
-    """A prefix can't be written in the format asked for; the text says why."""
+    """A prefix can't be written in the requested format; the text says why."""
 
 
 class AttachError(ForewordError):
@@ -97,7 +97,7 @@ class AttachError(ForewordError):
 
 
 class BatchMismatchError(AttachError):
-    """The rows of the batch and the attached prefixes don't go together."""
+    """The rows of the batch and the attached prefixes don't match."""
 
 
 class PositionError(AttachError):
@@ -105,7 +105,7 @@ class PositionError(AttachError):
 
 
 class AttentionArgumentError(AttachError):
-    """The model passes its attention an argument that no backend honours. The text names it."""
+    """The model passes its attention an argument that no backend supports. The text names it."""
 
 
 class RecomputeError(AttachError):
@@ -113,11 +113,11 @@ class RecomputeError(AttachError):
 
 
 class TrainingError(ForewordError):
-    """A training run can't start or go on."""
+    """A training run can't start or continue."""
 
 
 class NonFiniteError(TrainingError):
-    """A loss or gradient was NaN or infinite; no update was made."""
+    """A loss or gradient is NaN or infinite. No update was made."""
 
 
 class InterruptedRunError(TrainingError):
@@ -133,8 +133,8 @@ class CheckpointError(TrainingError):
 
 
 class WeightsMismatchWarning(UserWarning):
-    """The base has the right shapes, but not the weights the prefix was trained on."""
+    """The base has the right shapes, but other weights than the prefix was trained on."""
 
 
 class SubstituteModelWarning(UserWarning):
-    """A hub model could not be reached and its bundled quantised copy is used instead."""
+    """A hub model could not be reached. Its bundled quantised copy is used instead."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write under a temporary name, fsync, rename."""
+"""Files that are either complete or absent: write under a temporary name, fsync, rename."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AT_FDCWD = -100
 
 
 def cache_folder() -> Path:
-    """Foreword's cache: `$FOREWORD_CACHE`, else `$XDG_CACHE_HOME/foreword`, else `~/.cache/foreword`."""
+    """Return Foreword's cache: `$FOREWORD_CACHE`, else `$XDG_CACHE_HOME/foreword`, else `~/.cache/foreword`."""
     if explicit := os.environ.get("FOREWORD_CACHE"):
         return Path(explicit)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foreword"
@@ -37,7 +37,7 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failed write of `path` into a `StorageError` that says what to do."""
+    """Turn an error in writing `path` into a `StorageError` that says what to do."""
     from safetensors import SafetensorError
 
     try:
@@ -50,12 +50,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically: readers see the old file or the new one. Raises `StorageError`."""
+    """Write `value` as JSON, atomically: readers see either the old file or the new one. Raises `StorageError`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text`, atomically. Raises `StorageError`; nothing of a failed write stays."""
+    """Write `text`, atomically. Raises `StorageError`; a failed write leaves nothing behind."""
     with writing(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
@@ -73,9 +73,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line to `path`, whole or not at all. Raises `StorageError`."""
+    """Append one line to `path`, completely or not at all. Raises `StorageError`."""
     data = line.encode() + b"\n"
-    with writing(path), path.open("ab", buffering=0) as handle:  # a buffer would be flushed again on closing
+    with writing(path), path.open("ab", buffering=0) as handle:  # with a buffer, closing would write again
         before = handle.tell()
         try:
             if handle.write(data) != len(data):
@@ -87,10 +87,10 @@ def append_line(path: Path, line: str) -> None:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `target`; on success it takes the name `target`, else it goes.
+    """Yield a temporary folder next to `target`. On success it is renamed to `target`, else it is removed.
 
-    An existing `target` is exchanged in one step where the system can (Linux), so that a whole folder
-    bears the name at every moment. Raises `StorageError` if something can't be written.
+    An existing `target` is exchanged in one step if the system can (Linux), so that there is a complete folder
+    `target` at every moment. Raises `StorageError` if something can't be written.
     """
     target = target.absolute()
     with writing(target):
@@ -109,7 +109,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def recover(target: Path) -> None:
-    """After a crash: remove what unfinished writes of `target` left, and put back a folder that was moved aside."""
+    """After a crash: remove unfinished writes of `target`, and restore a folder that was moved aside."""
     for aside in target.parent.glob(f".{target.name}.old-*"):
         if not target.exists() and (aside / target.name).exists():
             (aside / target.name).replace(target)
@@ -119,7 +119,7 @@ def recover(target: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder; a crash on the way leaves no half of it under its name."""
+    """Remove a folder. After a crash the folder is either complete or gone. Raises `StorageError`."""
     aside = path.with_name(f".{path.name}.new-{os.getpid()}-removed")
     with writing(path):
         path.replace(aside)
@@ -127,6 +127,7 @@ def remove_folder(path: Path) -> None:
 
 
 def _swap(temporary: Path, target: Path) -> None:
+    """Rename `temporary` to `target`, and remove what was there."""
     if not target.exists():
         temporary.replace(target)
         fsync(target.parent)
@@ -137,17 +138,17 @@ def _swap(temporary: Path, target: Path) -> None:
         _swap_in_two_steps(temporary, target)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names atomically; False where the system can't."""
+def _exchange(temporary: Path, target: Path) -> bool:
+    """Exchange two names atomically. Return False if the system can't."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
-    names = os.fsencode(one), os.fsencode(other)
+    names = os.fsencode(temporary), os.fsencode(target)
     return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE) == 0)
 
 
 def _swap_in_two_steps(temporary: Path, target: Path) -> None:
-    """`recover` mends a crash between the two."""
+    """Move `target` aside, then rename `temporary` to it. `recover` repairs a crash between the two."""
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
     target.replace(aside / target.name)
     try:
@@ -161,7 +162,7 @@ def _swap_in_two_steps(temporary: Path, target: Path) -> None:
 
 
 def free_name(stem: Path) -> Path:
-    """`stem`-1, or the first higher number that is not taken."""
+    """Return `stem`-1, or `stem` with the first higher number that is not taken."""
     number = 1
     while (path := stem.with_name(f"{stem.name}-{number}")).exists():
         number += 1

@@ -1,4 +1,4 @@
-"""Numbers from the host on a device, without waiting for it."""
+"""Copy numbers from the host to a device without waiting for the device."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def placed(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """`values` (a number, or nested sequences of numbers) as a tensor on `device`.
+    """Return `values` (a number, or nested sequences of numbers) as a tensor on `device`.
 
-    `torch.tensor(values, device="cuda")` waits until the GPU has done all that was launched before. From pinned
-    memory the copy is only queued, so that the next step can be made ready while this one runs.
+    `torch.tensor(values, device="cuda")` waits until the GPU has finished all earlier work. A copy from pinned memory
+    is only queued, so the host can prepare the next step while the GPU computes this one.
     """
-    made = torch.tensor(values, dtype=dtype)
+    tensor = torch.tensor(values, dtype=dtype)
     if device.type != "cuda":
-        return made.to(device)
-    return made.pin_memory().to(device, non_blocking=True)
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

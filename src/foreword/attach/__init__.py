@@ -1,13 +1,13 @@
-"""Attaching prefixes to a Transformers model: all wiring, no mathematics.
+"""Attaching prefixes to a Transformers model: hooks and bookkeeping, no mathematics.
 
-state       what is attached to a model now; shared by everything that is installed on it
-attachment  the prefixes of one attach, ready for attention
+state       what is attached to a model now; all installed hooks share it
+attachment  the prefixes of one attach, prepared for attention
 inject      attaching and detaching; the two routes
 function    first route: the attention function that Transformers calls
 cached      second route: a prefix in front of the cache
 entry       what happens before a stack runs
 positions   shifting the real tokens' positions
-recompute   activation checkpointing that survives the end of an attach
+recompute   activation checkpointing that also works after the end of an attach
 virtual     virtual tokens among the input embeddings
 """
 

@@ -1,4 +1,4 @@
-"""`Attachment`: the prefixes of one `attach`, ready for attention."""
+"""`Attachment`: the prefixes of one `attach`, prepared for attention."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BACKENDS = ("auto", "math", "reference")
 
 
 class OnDevice(NamedTuple):
-    """One prefix's tensors where and as the model computes. slots: empty for a prefix that is added instead."""
+    """The tensors of one prefix, on the model's device and in its dtype. slots: empty for a prefix with additions."""
 
     slots: dict[str, KV]
     additions: dict[str, Addition]
@@ -34,11 +34,13 @@ class OnDevice(NamedTuple):
 
 
 class Attachment:
-    """Tensors on the model's device (a layer elsewhere gets its own copy), row map, offsets.
+    """Tensors on the model's device (a layer on another device gets its own copy), row map, offsets.
 
-    rows: one prefix for all rows, or one entry per row. parameter: one of the model's, for its device and dtype.
-    backend: "auto" (flash where it fits, else math), "math", or "reference". packed: the batch is one row of tokens,
-    in which the rows lie one behind another, of so many tokens each.
+    rows: one prefix for all rows, or one entry per row.
+    parameter: a parameter of the model; it gives device and dtype.
+    backend: "auto" (flash where it fits, else math), "math", or "reference".
+    packed: the number of tokens of each row, if the batch is one row of tokens in which the rows stand one after
+    another; else None.
     """
 
     def __init__(
@@ -70,19 +72,19 @@ class Attachment:
         self._laid_out: dict[tuple[str, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
 
     def with_rows(self, rows: Sequence[Prefix | None]) -> Attachment:
-        """The same attachment with other prefixes, ready for the batches that this one has seen."""
-        other = Attachment(rows, self._parameter, self._backend)
-        other.captured, other.observer = self.captured, self.observer
-        if len(self.rows.assignment) == len(other.rows.assignment):
+        """Return an attachment of `rows` with the same settings, prepared for the batch shapes this one has seen."""
+        attachment = Attachment(rows, self._parameter, self._backend)
+        attachment.captured, attachment.observer = self.captured, self.observer
+        if len(self.rows.assignment) == len(attachment.rows.assignment):
             for slot, batch, tokens, device in self._plans:
-                if tokens == 1:  # decoding goes on; a prompt of this length may never come again
-                    other.shared(slot, batch, tokens, device)
+                if tokens == 1:  # decoding continues; a prompt of the same length may not come again
+                    attachment.shared(slot, batch, tokens, device)
             for batch, device in self._offset_tensors:
-                other.offset_tensor(batch, device)
-        return other
+                attachment.offset_tensor(batch, device)
+        return attachment
 
     def offset_tensor(self, batch: int, device: torch.device) -> Tensor:
-        """Offsets of `batch` rows, `[batch or 1, 1]`."""
+        """Return the position offsets of `batch` rows, `[batch or 1, 1]`."""
         if (batch, device) not in self._offset_tensors:
             entries = self.rows.expand(batch)
             repeats = max(1, len(entries) // len(self.offsets))
@@ -91,18 +93,21 @@ class Attachment:
             self._offset_tensors[batch, device] = placed(values, device).unsqueeze(1)
         return self._offset_tensors[batch, device]
 
-    def packed_positions(self, given: Tensor | None, device: torch.device) -> Tensor:
-        """Positions of packed rows, `[1, Σ tokens]`: from each row's offset on. given: positions without offsets."""
+    def packed_positions(self, positions: Tensor | None, device: torch.device) -> Tensor:
+        """Return the positions of packed rows, `[1, Σ tokens]`, offsets included.
+
+        positions: positions without offsets, `[1, Σ tokens]`; None: each row counts from 0.
+        """
         lengths = () if self.packed is None else self.packed.queries
         offsets = self.offsets * (len(lengths) if len(self.offsets) == 1 else 1)
-        if given is None:
+        if positions is None:
             starts = [offset - first for offset, first in zip(offsets, accumulate(lengths, initial=0), strict=False)]
-            given, offsets = torch.arange(sum(lengths), device=device).unsqueeze(0), starts
+            positions, offsets = torch.arange(sum(lengths), device=device).unsqueeze(0), starts
         counts = placed(lengths, device)
-        return given + placed(offsets, device).repeat_interleave(counts, output_size=sum(lengths))
+        return positions + placed(offsets, device).repeat_interleave(counts, output_size=sum(lengths))
 
     def run(self, slot: str, call: AttentionCall) -> Tensor:
-        """Attention output `[B, H, n, d_v]` of one slot."""
+        """Return the attention output `[B, H, n, d_v]` of one slot."""
         if self.captured is not None:
             self.captured[slot] = KV(call.key, call.value)
         if self.observer is not None:
@@ -111,22 +116,24 @@ class Attachment:
             return self._reference(slot, call)
         flash = backends.choose(call) if self._backend == "auto" else None
         tokens = call.query.shape[2]
-        batch, each = (call.batch, tokens) if self.packed is None else (tokens, 1)  # packed tokens are rows of one
-        output = two_part_attention(call, self.shared(slot, batch, each, call.query.device), flash, self.packed)
+        batch, row_tokens = (call.batch, tokens) if self.packed is None else (tokens, 1)  # a packed token is a row
+        output = two_part_attention(call, self.shared(slot, batch, row_tokens, call.query.device), flash, self.packed)
         return self._add(slot, call, output, batch) if self._has_additions else output
 
     def shared(self, slot: str, batch: int, tokens: int, device: torch.device) -> Shared | None:
-        """The prefixes of `slot` for `batch` rows of `tokens` queries each; None: no row has one there."""
+        """Return the prefixes of `slot` for `batch` rows of `tokens` queries each; None: no row has one there."""
         key = slot, batch, tokens, device
         if key not in self._plans:
             self._plans[key] = self._planned(*key)
-            self._plans.setdefault((slot, batch, 1, device), self._planned(slot, batch, 1, device))  # see `_planned`
-        planned = self._plans[key]
-        return None if planned is None else Shared(planned[0], *self._end_to_end(slot, planned[1]))
+            self._plans.setdefault((slot, batch, 1, device), self._planned(slot, batch, 1, device))
+            # the plan of a decoding step is made with that of the prompt: a compiled step must not make one
+        if (planned := self._plans[key]) is None:
+            return None
+        plan, numbers = planned
+        return Shared(plan, *self._end_to_end(slot, numbers))
 
     def _planned(self, slot: str, batch: int, tokens: int, device: torch.device) -> tuple[Plan, tuple[int, ...]] | None:
-        """The plan of a call and the prefixes' numbers. That of a decoding step is made with the prompt's: a compiled
-        step must find it."""
+        """Return the plan of a call and the numbers of its prefixes; None: no row has a prefix in `slot`."""
         lengths = {
             number: kv.length
             for number in self._tokens.groups(batch)
@@ -138,22 +145,28 @@ class Attachment:
         return self._tokens.plan(numbers, tuple(lengths.values()), batch, tokens, device), numbers
 
     def _end_to_end(self, slot: str, numbers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Keys and values of the prefixes `numbers`, laid out once; those that learn change, and are laid out anew."""
+        """Return keys and values of the prefixes `numbers`, concatenated.
+
+        The result is kept, unless a prefix is being trained: its tensors change at every step.
+        """
         if (slot, numbers) in self._laid_out:
             return self._laid_out[slot, numbers]
         keys, values = zip(*(self.prefixes[number].slots[slot] for number in numbers), strict=True)
-        learns = any(tensor.requires_grad for tensor in (*keys, *values))
-        if len(numbers) == 1 or (learns and torch.is_grad_enabled()):
+        trained = any(tensor.requires_grad for tensor in (*keys, *values))
+        if len(numbers) == 1 or (trained and torch.is_grad_enabled()):
             pair = laid_out(keys, values)
         else:
-            with torch.inference_mode(False), torch.no_grad():  # so that they may stand beside gradients later
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+            ):  # so that a later call may use them together with gradients
                 pair = laid_out(keys, values)
-        if not learns:
+        if not trained:
             self._laid_out[slot, numbers] = pair
         return pair
 
     def _add(self, slot: str, call: AttentionCall, output: Tensor, batch: int) -> Tensor:
-        """What gated and memory prefixes add. Packed tokens are rows of one token each."""
+        """Add what gated and memory prefixes add. Each packed token counts as a row of one token."""
         if self.packed is not None:
             call, output = replace(call, query=call.query.transpose(0, 2)), output.transpose(0, 2)
         for number in self._tokens.groups(batch):
@@ -162,11 +175,11 @@ class Attachment:
         return output if self.packed is None else output.transpose(0, 2)
 
     def _reference(self, slot: str, call: AttentionCall) -> Tensor:
-        """One packed row at a time, or the whole batch."""
+        """Compute one packed row after another, or the whole batch at once."""
         if self.packed is None:
             return self._reference_rows(slot, call, self.rows.expand(call.batch))
         lengths = list(self.packed.queries)
-        pieces = [torch.split(part, lengths, 2) for part in (call.query, call.key, call.value)]
+        pieces = [torch.split(tensor, lengths, 2) for tensor in (call.query, call.key, call.value)]
         outputs = [
             self._reference_rows(slot, replace(call, query=query, key=key, value=value), [row])
             for row, query, key, value in zip(self.rows.expand(len(lengths)), *pieces, strict=True)
@@ -191,14 +204,16 @@ def _require_static(prefixes: Sequence[Prefix]) -> None:
 def _on_device(prefix: Prefix, parameter: Tensor) -> OnDevice:
     device = torch.device("cpu") if parameter.device.type == "meta" else parameter.device
     place = device, parameter.dtype
-    additions = {name: type(added)(*(part.to(*place) for part in added)) for name, added in prefix.additions.items()}
-    slots = {} if additions else {name: KV(*(part.to(*place) for part in kv)) for name, kv in prefix.slots.items()}
+    additions = {
+        name: type(added)(*(tensor.to(*place) for tensor in added)) for name, added in prefix.additions.items()
+    }
+    slots = {} if additions else {name: KV(*(tensor.to(*place) for tensor in kv)) for name, kv in prefix.slots.items()}
     embeddings = prefix.embeddings
     return OnDevice(slots, additions, None if embeddings is None else embeddings.to(*place))
 
 
 def _by_token(rows: RowMap, packed: Sequence[int]) -> RowMap:
-    """The same map with a row for each token."""
+    """Return the same map with one row for each token."""
     if len(rows.assignment) == 1:
         return rows
     entries = rows.expand(len(packed))

@@ -1,11 +1,11 @@
 """The second route: a prefix in front of the cache, for models with attention code of their own.
 
 BLOOM, Falcon, MPT, GPT-J and CodeGen don't dispatch their attention, but all of them read keys and
-values from a cache. For the length of one forward pass the stack is given a view of its cache that
-shows the prefix first; the cache itself never holds it, so generation, beam search and cropping see
-real tokens only. Where rows are padded on the left the prefix stands right before the first real
-token, so that distances (ALiBi) don't depend on padding. Shorter prefixes and rows without one are
-filled up with hidden keys.
+values from a cache. During one forward pass the stack gets a view of its cache that shows the prefix
+first. The cache itself never contains the prefix, so generation, beam search and cropping see real
+tokens only. If rows are padded on the left, the prefix stands right before the first real token, so
+that distances (ALiBi) don't depend on padding. Shorter prefixes and rows without a prefix are filled
+up with hidden keys.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from foreword.errors import AttachError, PositionError, PrefixMismatchError, Rec
 from foreword.models.slots import ModelSlots
 from foreword.prefix import KV, Prefix
 
-_KEPT = "_foreword_cache"
+_KEPT = "_foreword_cache"  # attribute of a stack during its forward pass: (view, cache of the caller)
 
 
 def require(slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
-    """Raise `PrefixMismatchError` for a prefix this route can't carry, `PositionError` for its offset."""
+    """Raise `PrefixMismatchError` for a prefix this route can't attach, `PositionError` for an offset it can't give."""
     takes_ids = slots.shifts and slots.explicit_positions
     for prefix in rows:
         if prefix is None or prefix.kind.inserted:
@@ -38,9 +38,9 @@ def require(slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
         missing = [slot.name for slot in slots.slots if slot.name not in prefix.slots]
         lengths = {kv.length for kv in prefix.slots.values()}
         if missing or len(lengths) > 1:
-            what = f"it has none for {missing[0]}" if missing else f"it has lengths {sorted(lengths)}"
+            problem = f"it has none for {missing[0]}" if missing else f"it has lengths {sorted(lengths)}"
             raise PrefixMismatchError(
-                f"through past_key_values every layer needs keys and values of one length; {what}"
+                f"through past_key_values every layer needs keys and values of one length; {problem}"
             )
         if not takes_ids and prefix.position_offset != prefix.length:
             raise PositionError(
@@ -50,7 +50,7 @@ def require(slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
 
 
 def put_prefix(module: nn.Module, arguments: dict[str, Any], attachment: Attachment, slots: ModelSlots) -> None:
-    """Replace cache and mask in the stack's `arguments` by ones that show the prefix first."""
+    """Replace cache and mask in the stack's `arguments` by a cache view and a mask that show the prefix first."""
     cache = arguments.get("past_key_values")
     _refuse(module, cache)
     _refuse_packing(arguments)
@@ -72,48 +72,48 @@ def put_prefix(module: nn.Module, arguments: dict[str, Any], attachment: Attachm
 
 
 def put_back(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    """Forward hook: whoever called the stack gets its own cache back."""
+    """Forward hook: replace the view in `output` by the caller's own cache."""
     view, cache = module.__dict__.pop(_KEPT, (None, None))
     if view is None:
         return output
     if isinstance(output, tuple):
-        return tuple(cache if part is view else part for part in output if part is not view or cache is not None)
+        return tuple(cache if item is view else item for item in output if item is not view or cache is not None)
     if output.get("past_key_values") is view:
         output["past_key_values"] = cache
     return output
 
 
 def forget(module: nn.Module) -> None:
-    """Let go of a view that a forward pass left when it failed."""
+    """Drop the view that a failed forward pass has left on `module`."""
     module.__dict__.pop(_KEPT, None)
 
 
 def capture(model: nn.Module, slots: ModelSlots, inputs: dict[str, Any]) -> dict[str, KV]:
-    """Keys and values of every slot, read from a fresh cache."""
+    """Run `model` with an empty cache and return the keys and values of every slot."""
     cache = DynamicCache(config=model.config)
     model(**inputs, past_key_values=cache, use_cache=True)
     return {slot.name: KV(layer.keys, layer.values) for slot, layer in zip(slots.slots, cache.layers, strict=True)}
 
 
 def _length(prefix: OnDevice) -> int:
-    """Virtual tokens in front of the cache; every slot has as many (`require`)."""
+    """Return the number of virtual tokens in front of the cache; `require` makes it the same in every slot."""
     return next(iter(prefix.slots.values())).length if prefix.slots else 0
 
 
 class _Blocks:
-    """The prefixes of a batch as one block per slot: key and value `[B, H_kv, longest, d]`, filled up in front."""
+    """The prefixes of a batch as one block per slot: key and value `[B, H_kv, longest, d]`, padded at the front."""
 
     def __init__(self, prefixes: list[OnDevice], rows: Sequence[int | None], longest: int, names: list[str]) -> None:
         self._prefixes, self._rows, self._names = prefixes, rows, names
         self.longest = longest
 
-    def of(self, number: int, part: int) -> Tensor:
-        """Keys (part 0) or values (part 1) of slot `number`."""
+    def of(self, number: int, index: int) -> Tensor:
+        """Return the keys (index 0) or values (index 1) of slot `number`."""
         name = self._names[number]
-        like = next(prefix.slots[name][part] for prefix in self._prefixes if prefix.slots)
+        like = next(prefix.slots[name][index] for prefix in self._prefixes if prefix.slots)
         empty = like.new_zeros(like.shape[0], self.longest, like.shape[2])
         filled = [
-            F.pad(prefix.slots[name][part], (0, 0, self.longest - _length(prefix), 0)) if prefix.slots else empty
+            F.pad(prefix.slots[name][index], (0, 0, self.longest - _length(prefix), 0)) if prefix.slots else empty
             for prefix in self._prefixes
         ]
         if all(row == self._rows[0] for row in self._rows) and self._rows[0] is not None:
@@ -122,7 +122,7 @@ class _Blocks:
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer of the view: what the real cache returns, with the prefix before the first real token."""
+    """One layer of the view: it returns what the real cache returns, with the prefix before the first real token."""
 
     is_sliding = False
 
@@ -135,12 +135,12 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
             key_states, value_states = self._cache.update(key_states, value_states, self._number, *args, **kwargs)
         return self._with_prefix(key_states, 0), self._with_prefix(value_states, 1)
 
-    def _with_prefix(self, states: Tensor, part: int) -> Tensor:
-        joined = torch.cat([self._blocks.of(self._number, part).to(states), states], dim=2)
+    def _with_prefix(self, states: Tensor, index: int) -> Tensor:
+        joined = torch.cat([self._blocks.of(self._number, index).to(states), states], dim=2)
         if self._order is None:
             return joined
-        index = self._order[:, None, :, None].expand(-1, joined.shape[1], -1, joined.shape[3])
-        return joined.gather(2, index)
+        order = self._order[:, None, :, None].expand(-1, joined.shape[1], -1, joined.shape[3])
+        return joined.gather(2, order)
 
     def get_seq_length(self) -> int:
         past = 0 if self._cache is None else int(self._cache.get_seq_length(self._number))
@@ -153,23 +153,26 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to prepare: the view stores nothing."""
+        """Do nothing: the view stores nothing."""
 
 
 def _layout(
     mask: Tensor | None, lengths: list[int], tokens: Tensor, cache: Cache | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(order of the joined keys `[B, m + t]` or None if prefixes come first, mask `[B, m + t]` or None)."""
-    longest, even = max(lengths), len(set(lengths)) == 1
+    """Return (order of the joined keys `[B, m + t]`, or None if prefixes come first; mask `[B, m + t]`, or None).
+
+    m is the longest prefix's length, t the tokens in `mask`.
+    """
+    longest, equal_lengths = max(lengths), len(set(lengths)) == 1
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         raise AttachError("through past_key_values only a 2-D attention mask is supported; leave the 4-D one out")
-    if mask is None and even:
+    if mask is None and equal_lengths:
         return None, None
     if mask is None:
         past = 0 if cache is None else int(cache.get_seq_length())
         mask = torch.ones(tokens.shape[0], past + tokens.shape[1], dtype=torch.long, device=tokens.device)
-    shown = torch.arange(longest, device=mask.device) >= longest - torch.tensor(lengths, device=mask.device)[:, None]
-    joined = torch.cat([shown.to(mask.dtype), mask], dim=1)
+    visible = torch.arange(longest, device=mask.device) >= longest - torch.tensor(lengths, device=mask.device)[:, None]
+    joined = torch.cat([visible.to(mask.dtype), mask], dim=1)
     pads = (mask.long().cumsum(-1) == 0).sum(-1, keepdim=True)
     if not bool(pads.any()):
         return None, joined
@@ -192,12 +195,12 @@ def _refuse(module: nn.Module, cache: Any) -> None:
 
 
 def _refuse_packing(arguments: dict[str, Any]) -> None:
-    """Several texts in one row are told apart by their positions only where the model sees no cache."""
+    """Raise `AttachError` for several texts in one row. With a cache, models don't read them from `position_ids`."""
     positions = arguments.get("position_ids")
     if arguments.get("attention_mask") is None and positions is not None and bool((positions.diff() != 1).any()):
         raise AttachError("through past_key_values a row holds one text; packed position_ids are not supported")
 
 
 def _wants_cache(module: Any, arguments: dict[str, Any]) -> bool:
-    wanted = arguments.get("use_cache")
-    return bool(getattr(module.config, "use_cache", False) if wanted is None else wanted)
+    use_cache = arguments.get("use_cache")
+    return bool(getattr(module.config, "use_cache", False) if use_cache is None else use_cache)

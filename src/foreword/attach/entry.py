@@ -1,4 +1,4 @@
-"""What happens before a stack runs: its positions, its checkpointed layers, and the cache of the cache route."""
+"""What happens before a stack runs: set positions, wrap checkpointed layers, and put the prefix in the cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Entry:
         self._state, self._model, self._stack, self._slots = state, model, stack, slots
         self._names = parameters_of(module)
         self._layers = recompute.candidates(module)
-        self._first = stack is slots.stacks[0]  # of an encoder–decoder the encoder, where prompts stand
+        self._first = stack is slots.stacks[0]  # in an encoder–decoder the encoder, which reads the prompts
 
     def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         attachment = self._state.current
@@ -46,7 +46,7 @@ class Entry:
         return (), arguments
 
     def _unpadded(self, module: nn.Module, arguments: dict[str, Any], attachment: Attachment) -> None:
-        """Positions begin anew in each packed row, and no mask is made: attention knows where the rows end."""
+        """Restart the positions in each packed row. No mask is needed: attention knows where the rows end."""
         lengths = attachment.packed.queries if attachment.packed else ()
         tokens = self._require_packed(module, arguments, lengths)
         positions_in_rows = attachment.packed_positions(arguments.get("position_ids"), tokens.device)
@@ -54,20 +54,23 @@ class Entry:
             highest = max(attachment.offsets)
             bound = max(lengths) + highest if arguments.get("position_ids") is None else 2**31
             positions.check_limit(arguments, positions_in_rows, self._stack.position_limit, bound, highest)
-        # a mask that is there already is passed on as it is; the attention function leaves it alone
+        # given a 4-D mask, Transformers makes none; the attention function ignores this one
         mask = positions_in_rows.new_zeros((1, 1, 1, 1), dtype=torch.float32)
         arguments |= {"position_ids": positions_in_rows, "attention_mask": mask}
 
     def _require_packed(self, module: nn.Module, arguments: dict[str, Any], lengths: tuple[int, ...]) -> Tensor:
-        """The packed tokens. Raises `BatchMismatchError` or `AttachError` for a call that isn't one of packed rows."""
+        """Return the packed tokens.
+
+        Raises `BatchMismatchError` for tokens of another shape, `AttachError` for a call with a cache or a mask.
+        """
         tokens = positions.tokens_of(arguments)
         if tokens is None or tuple(tokens.shape[:2]) != (1, sum(lengths)):
             shape = None if tokens is None else tuple(tokens.shape[:2])
             raise BatchMismatchError(
                 f"packed rows of {sum(lengths)} tokens are one row [1, {sum(lengths)}], got {shape}"
             )
-        asked = arguments.get("use_cache")
-        if self._state.past or (getattr(module.config, "use_cache", False) if asked is None else asked):
+        use_cache = arguments.get("use_cache")
+        if self._state.past or (getattr(module.config, "use_cache", False) if use_cache is None else use_cache):
             raise AttachError("packed rows share no cache; call the model with use_cache=False")
         if arguments.get("attention_mask") is not None:
             raise AttachError("packed rows take no attention_mask; their lengths say what a token sees")
@@ -76,7 +79,7 @@ class Entry:
     def _positions(self, arguments: dict[str, Any], attachment: Attachment) -> None:
         limit, tokens = self._stack.position_limit, positions.tokens_of(arguments)
         highest = max(attachment.offsets)
-        # the cache route shows the prefix in the cache, where the model would count it
+        # on the cache route the prefix is in the cache view, so the model would count its tokens
         explicit = highest > 0 or (self._slots.route == "cache" and self._slots.explicit_positions)
         if tokens is None or (limit is None and not explicit):
             return
@@ -92,9 +95,10 @@ class Entry:
 
 
 def parameters_of(module: nn.Module) -> list[str]:
-    """The names of what `module`'s forward takes, in order."""
+    """Return the parameter names of `module.forward`, in order."""
     return list(inspect.signature(module.forward).parameters)
 
 
 def by_name(names: list[str], args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return all arguments of a call by name. names: the parameters in order, for the positional `args`."""
     return dict(zip(names, args, strict=False)) | kwargs

@@ -1,7 +1,7 @@
 """The attention function registered with Transformers, and how it finds its slot.
 
 While something is attached, the model's attention implementation is this function. It is registered
-together with its mask function: a name without one gets no mask at all, and silently loses causality.
+together with a mask function. Without one, Transformers would make no mask, and causality would be lost silently.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from foreword.attention.call import normalise
 from foreword.errors import AttachError
 
 IMPLEMENTATION = "foreword"
-_SITE = "_foreword_site"
+_SITE = "_foreword_site"  # attribute of an attention module
 
 
 class Site:
-    """Ties one attention module to its model's state and to the slots it reads, in the order of its calls."""
+    """Connects an attention module with its model's state and with the slots it reads, in the order of its calls."""
 
     def __init__(self, state: State, names: tuple[str, ...]) -> None:
         self.state = state
@@ -29,7 +29,7 @@ class Site:
 
     @property
     def counts(self) -> bool:
-        """Whether its calls have to be told apart."""
+        """True if the module reads several slots, so that its calls are counted."""
         return len(self._names) > 1
 
     def next_slot(self) -> str:
@@ -40,12 +40,12 @@ class Site:
         return name
 
     def start(self) -> None:
-        """A new forward pass begins."""
+        """Begin a new forward pass: the next call reads the first slot."""
         self._calls = 0
 
 
 def install(model: nn.Module, readers: dict[str, tuple[str, ...]], state: State) -> list[Site]:
-    """Give every reading module its site."""
+    """Put a `Site` on every module in `readers` (module path → the slots it reads), and return them."""
     _register()
     sites = []
     for path, names in readers.items():
@@ -71,7 +71,7 @@ def _attention(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """The function registered with `AttentionInterface`; shapes as in Transformers' own."""
+    """The function registered with `AttentionInterface`; its shapes are those of Transformers' own functions."""
     site = module.__dict__.get(_SITE)
     attachment = site.state.current if site else None
     if site is None or attachment is None:
@@ -79,7 +79,7 @@ def _attention(
             f"{type(module).__name__} uses the attention implementation {IMPLEMENTATION!r} outside an attach"
         )
     if getattr(module, "attn_temperature_tuning", False) and not getattr(module, "use_rope", True):
-        query = _retuned(module, query, site.state)
+        query = _rescaled(module, query, site.state)
     call = normalise(
         module,
         query,
@@ -96,9 +96,11 @@ def _attention(
     return attachment.run(site.next_slot(), call).transpose(1, 2).contiguous(), None
 
 
-def _retuned(module: Any, query: Tensor, state: State) -> Tensor:
-    """Llama4 scales queries of layers without rotary positions by their index in the cache; a prefix's
-    offset moves that index: q · s(index + offset) / s(index), s(p) = log1p(⌊(p + 1) / floor⌋) · scale + 1.
+def _rescaled(module: Any, query: Tensor, state: State) -> Tensor:
+    """Return the queries of a Llama4 layer without rotary positions, scaled for their shifted positions.
+
+    Llama4 scales these queries by s(index), where index counts the cached tokens. A prefix's offset moves the index:
+    q · s(index + offset) / s(index), s(p) = log1p(⌊(p + 1) / floor⌋) · scale + 1.
     """
     if state.current is None or not any(state.current.offsets):
         return query
@@ -107,10 +109,10 @@ def _retuned(module: Any, query: Tensor, state: State) -> Tensor:
 
     floor, scale = float(module.floor_scale), float(module.attn_scale)
 
-    def tuned(position: Tensor) -> Tensor:
+    def temperature(position: Tensor) -> Tensor:
         return torch.log1p(torch.floor((position.float() + 1.0) / floor)) * scale + 1.0
 
-    factor = tuned(index + offsets) / tuned(index)  # [B or 1, n]
+    factor = temperature(index + offsets) / temperature(index)  # [B or 1, n]
     return query * factor[:, None, :, None].to(query.dtype)
 
 

@@ -1,9 +1,9 @@
 """Attaching prefixes to a Transformers model, and detaching.
 
-Two routes. "attention": the model's attention implementation becomes Foreword's function (see
+There are two routes. "attention": the model's attention implementation becomes Foreword's function (see
 `function`). "cache": models with attention code of their own get the prefix in front of their cache
-(see `cached`). What is attached is kept on the model object: its `Injector` has installed what reads the
-`State`, and everything installed points to that state alone.
+(see `cached`). The model object holds its `Injector`, which installs the hooks. All hooks read one `State`,
+which says what is attached.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from foreword.errors import AttachError, BatchMismatchError
 from foreword.models.slots import ModelSlots
 from foreword.prefix import KV, Prefix
 
-_INJECTOR = "_foreword_injector"
+_INJECTOR = "_foreword_injector"  # attribute of a model while something is attached
 _LOCK = threading.Lock()  # held only while something is installed or removed
 
 
 class Injector:
-    """What is installed on one model while something is attached to it. owner: the thread that attached."""
+    """Installs the hooks on one model and removes them. owner: the thread that attached."""
 
     def __init__(self, model: nn.Module, slots: ModelSlots) -> None:
         self.state = State(self.active)
@@ -38,7 +38,7 @@ class Injector:
         self._stacks = [model.get_submodule(stack.path) for stack in slots.stacks]
         self._implementations: list[tuple[Any, str | None]] = []  # of each config, before the attach
         self._hooks: list[Any] = []
-        self._watches_tables = False
+        self._watches_tables = False  # True while the embedding tables are hooked
 
     def install(self) -> None:
         self._model.__dict__[_INJECTOR] = self
@@ -51,12 +51,12 @@ class Injector:
             self._install_function()
 
     def _install_function(self) -> None:
-        """Every attention module of the stacks calls Foreword's function."""
+        """Make every attention module of the stacks call Foreword's function."""
         sites = function.install(self._model, dict(self._slots.readers), self.state)
         self.state.each_pass = [site.start for site in sites if site.counts]
         self._implementations = [(config, config._attn_implementation) for config in _configs(self._stacks)]
-        whole: Any = self._model.config
-        if whole.get_text_config() is not whole:
+        model_config: Any = self._model.config
+        if model_config.get_text_config() is not model_config:
             self._hooks.append(self._model.register_forward_pre_hook(self._count_positions, with_kwargs=True))
         for config, _ in self._implementations:
             config._attn_implementation = function.IMPLEMENTATION
@@ -75,7 +75,7 @@ class Injector:
         self._model.__dict__.pop(_INJECTOR, None)
 
     def show(self, attachment: Attachment) -> None:
-        """Make `attachment` current. The tables of embeddings are watched once there are prompts to insert."""
+        """Make `attachment` current. Hook the embedding tables when the first prompt is to be inserted."""
         self.state.current = attachment
         if attachment.has_embeddings and not self._watches_tables:
             for table in virtual.tables_of(self._model):
@@ -85,7 +85,7 @@ class Injector:
             self._watches_tables = True
 
     def _count_positions(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """A model around the stack (text with pictures) counts positions itself, padding included: give it ours."""
+        """Pre-hook of a model around the stack (text with pictures): set positions, as it would count padding too."""
         arguments, current = by_name(parameters_of(module), args, kwargs), self.state.current
         if current is not None and any(current.offsets) and arguments.get("position_ids") is None:
             arguments["position_ids"] = positions.counted(arguments)
@@ -93,9 +93,10 @@ class Injector:
 
     @contextmanager
     def active(self, attachment: Attachment, same_thread: bool = False) -> Iterator[None]:
-        """Make `attachment` current, installing first where nothing is attached (any more).
+        """Make `attachment` current. Install the hooks first if they are not installed.
 
-        same_thread: refuse if another thread has attached; a recomputation on autograd's thread may go on.
+        same_thread: raise `AttachError` if another thread has attached. False for a recomputation, which runs on
+        autograd's thread.
         """
         with _LOCK:
             holder: Injector | None = self._model.__dict__.get(_INJECTOR)
@@ -131,8 +132,10 @@ def attach(
 ) -> Iterator[None]:
     """Attach `rows` (one prefix for all, or one entry per batch row) to `model` for the `with` block.
 
-    packed: tokens of each row, where the rows lie one behind another. An inner attach replaces the outer one until it ends.
-    Raises `AttachError` if another thread has something attached to the same model, or if the route can't serve the rows.
+    packed: tokens of each row, if the rows stand one after another in a single row; else None.
+    An inner attach replaces the outer one until it ends.
+    Raises `AttachError` if another thread has something attached to the same model, or if packing is not possible.
+    On the cache route raises `PrefixMismatchError` or `PositionError` for prefixes that it can't attach.
     """
     if slots.route == "cache":
         cached.require(slots, rows)
@@ -150,7 +153,10 @@ def attach(
 
 
 def switch(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
-    """Put `rows` in the place of what the open attach has attached, until it ends. Raises `AttachError` if none is open."""
+    """Replace the prefixes of the open attach by `rows`, until it ends.
+
+    Raises `AttachError` if this thread has no open attach, or if packed rows are attached.
+    """
     injector: Injector | None = model.__dict__.get(_INJECTOR)
     if injector is None or injector.state.current is None or injector.owner != threading.get_ident():
         raise AttachError(
@@ -183,9 +189,9 @@ def observed(
     rows: Sequence[Prefix | None],
     observer: Callable[[str, AttentionCall], None],
 ) -> Iterator[None]:
-    """`attach`, and show `observer` each attention call with its slot's name before it is computed.
+    """`attach`, and call `observer(slot name, call)` before each attention call is computed.
 
-    Raises `AttachError` where attention isn't computed here (models with attention code of their own).
+    Raises `AttachError` for models with attention code of their own.
     """
     if slots.route == "cache":
         raise AttachError(f"{type(model).__name__} has attention code of its own; its queries can't be seen from here")
@@ -197,7 +203,8 @@ def observed(
 def capture(model: nn.Module, slots: ModelSlots, **inputs: Any) -> dict[str, KV]:
     """Run `model` on `inputs` and return each slot's keys and values as attention sees them.
 
-    key `[B, H_kv, n, d_k]` after rotary embedding, value `[B, H_kv, n, d_v]`; no prefix, no cache.
+    key: `[B, H_kv, n, d_k]`, after rotary embedding. value: `[B, H_kv, n, d_v]`. No prefix is attached, and the cache
+    is empty or off.
     Differentiable with respect to `inputs_embeds`.
     """
     if slots.route == "cache":
@@ -213,7 +220,7 @@ def capture(model: nn.Module, slots: ModelSlots, **inputs: Any) -> dict[str, KV]
 
 
 def _configs(stacks: list[nn.Module]) -> list[Any]:
-    """Every distinct config object in the stacks; attention modules and mask code read them."""
+    """Return every distinct config object in the stacks. Attention modules and mask code read them."""
     modules = [module for stack in stacks for module in stack.modules()]
     configs = {id(config): config for module in modules if (config := getattr(module, "config", None))}
     return [config for config in configs.values() if hasattr(config, "_attn_implementation")]

@@ -1,9 +1,9 @@
-"""Activation checkpointing: the recomputation in backward sees the prefix its forward saw.
+"""Activation checkpointing: the recomputation in backward sees the prefix that its forward saw.
 
-Transformers' layers call `self._gradient_checkpointing_func(function, *args)`. While a prefix is
-attached that function is wrapped so that `function`, run again in backward (perhaps after the
-attach has ended, perhaps under another attach, perhaps on autograd's thread), finds the attachment
-of its forward.
+Transformers' layers call `self._gradient_checkpointing_func(function, *args)`, and `function` runs again
+in backward. By then the attach may have ended, another one may be open, or autograd's thread may run it.
+While a prefix is attached, the checkpoint function is therefore wrapped: `function` always runs with the
+attachment of its forward.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ATTRIBUTE = "_gradient_checkpointing_func"
 
 
 class CheckpointWithPrefix:
-    """Stands in for a layer's checkpoint function and remembers the attachment of the forward."""
+    """Replaces a layer's checkpoint function and remembers the attachment of the forward."""
 
     def __init__(self, original: Callable[..., Any], state: State, attachment: Attachment) -> None:
         self.original = original
@@ -39,7 +39,7 @@ class CheckpointWithPrefix:
 
 
 def wrap(layers: list[nn.Module], state: State, attachment: Attachment) -> None:
-    """Wrap the checkpoint function of those of `layers` that are checkpointed now, for `attachment`.
+    """Wrap, for `attachment`, the checkpoint function of those `layers` that are checkpointed now.
 
     Raises `RecomputeError` for reentrant checkpointing, which would lose the prefix's gradients.
     """
@@ -57,7 +57,7 @@ def wrap(layers: list[nn.Module], state: State, attachment: Attachment) -> None:
 
 
 def unwrap(stack: nn.Module) -> None:
-    """Put the layers' own checkpoint functions back."""
+    """Restore the layers' own checkpoint functions."""
     for layer in stack.modules():
         current = layer.__dict__.get(_ATTRIBUTE)
         if isinstance(current, CheckpointWithPrefix):
@@ -65,5 +65,5 @@ def unwrap(stack: nn.Module) -> None:
 
 
 def candidates(stack: nn.Module) -> list[nn.Module]:
-    """The layers that may be checkpointed at some time."""
+    """Return the layers that can be checkpointed."""
     return [layer for layer in stack.modules() if hasattr(layer, "gradient_checkpointing")]

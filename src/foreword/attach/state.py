@@ -12,12 +12,12 @@ from foreword.attach.attachment import Attachment
 
 
 class State:
-    """Shared by everything that is installed on one model.
+    """Shared by all hooks that are installed on one model.
 
     current: the attachment that forward passes use; None: the plain base. past: tokens cached before this call.
-    each_pass: what is called when a forward pass begins.
-    activate(attachment): a context in which `attachment` is current. It also serves when nothing is installed any
-    more: a backward pass may recompute a forward after the attach has ended.
+    each_pass: functions that are called when a forward pass begins.
+    activate(attachment): a context in which `attachment` is current. It also works after the hooks have been removed,
+    since a backward pass may recompute a forward after the attach has ended.
     """
 
     def __init__(self, activate: Callable[[Attachment], AbstractContextManager[None]]) -> None:
@@ -27,9 +27,9 @@ class State:
         self.activate = activate
 
     def start_pass(self, attachment: Attachment, past: int | Tensor) -> None:
-        """A forward pass with `attachment` begins; `past` tokens are cached."""
+        """Begin a forward pass with `attachment`; `past` tokens are cached."""
         if not torch.compiler.is_compiling():
-            attachment.masks.clear()  # masks are shared within a pass, and may be changed in place between two
+            attachment.masks.clear()  # layers share masks within a pass; between passes a mask may change in place
         for start in self.each_pass:
             start()
         self.past = past

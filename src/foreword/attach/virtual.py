@@ -1,9 +1,9 @@
 """Virtual tokens among the input embeddings, for prefixes that are inserted there.
 
-A virtual token has an id beyond the vocabulary: number i of a row's prompt is `num_embeddings + i`. Where such ids
-stand (before the first real token, or inside a template) is decided by whoever makes the ids (`base.inputs`), so mask,
-positions, caches and output lengths need no care here. While such a prefix is attached, the embedding table is hooked:
-virtual ids get their row's learned embeddings.
+A virtual token has an id beyond the vocabulary: token i of a row's prompt has the id `num_embeddings + i`.
+`base.inputs` decides where such ids stand (before the first real token, or inside a template). They are part of the
+input, so mask, positions, caches and output lengths are right without further work. While such a prefix is attached,
+the embedding table is hooked: virtual ids get the learned embeddings of their row.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ class VirtualTokens:
 
     def __init__(self, state: State, table: Any) -> None:
         self._state, self._size = state, int(table.num_embeddings)
-        self._looked_up: tuple[Tensor, Prompts] | None = None  # from before to after the table
+        self._looked_up: tuple[Tensor, Prompts] | None = None  # what `before` leaves for `after`
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Remember the ids and give the table ones it has."""
+        """Remember the ids, and replace virtual ids by one that the table has."""
         attachment, ids = self._state.current, args[0]
         self._looked_up = None
         if attachment is None or not attachment.has_embeddings or not bool((virtual := ids >= self._size).any()):
             return None
         prompts, number = prompts_of(attachment, ids), ids - self._size
         if bool((beyond := virtual & (number >= prompts.length)).any()):
-            raise _nothing_there(attachment, beyond, number)
+            raise _unknown_token(attachment, beyond, number)
         self._looked_up = ids, prompts
         return (ids.masked_fill(virtual, 0), *args[1:])
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Put the learned embeddings where virtual ids stood."""
+        """Put the learned embeddings in the places of the virtual ids."""
         if self._looked_up is None:
             return output
         (ids, prompts), self._looked_up = self._looked_up, None
@@ -51,8 +51,11 @@ class VirtualTokens:
 
 
 class Prompts(NamedTuple):
-    """table `[Σ m, width]`: the prompts of an attachment, one behind another. first, length `[B, 1]`: where in it each row's
-    begins, and its virtual tokens; 0 of them where a row has no prompt."""
+    """The prompts of an attachment and who uses them.
+
+    table `[Σ m, width]`: all prompts, concatenated. first `[B, 1]`: where the prompt of each row begins in it.
+    length `[B, 1]`: virtual tokens of each row; 0 if a row has no prompt.
+    """
 
     table: Tensor
     first: Tensor
@@ -60,6 +63,7 @@ class Prompts(NamedTuple):
 
 
 def prompts_of(attachment: Attachment, ids: Tensor) -> Prompts:
+    """Return the prompts of `attachment` for the rows of `ids` `[B, n]`."""
     tables = [prefix.embeddings for prefix in attachment.prefixes]
     prompts = [table for table in tables if table is not None]
     sizes = [0 if table is None else len(table) for table in tables]
@@ -70,7 +74,8 @@ def prompts_of(attachment: Attachment, ids: Tensor) -> Prompts:
     return Prompts(prompts[0] if len(prompts) == 1 else torch.cat(prompts), first, length)
 
 
-def _nothing_there(attachment: Attachment, beyond: Tensor, number: Tensor) -> AttachError:
+def _unknown_token(attachment: Attachment, beyond: Tensor, number: Tensor) -> AttachError:
+    """Return the error for the first virtual token `beyond` its row's prompt."""
     row, column = (int(index) for index in beyond.nonzero()[0])
     prefix = attachment.rows.expand(number.shape[0])[row]
     prompt = None if prefix is None else attachment.prefixes[prefix].embeddings
@@ -83,7 +88,7 @@ def _nothing_there(attachment: Attachment, beyond: Tensor, number: Tensor) -> At
 
 
 def require_virtual(model: Any, ids: Tensor | None, attachment: Attachment) -> None:
-    """Raise `AttachError` if a row with an inserted prompt has no virtual tokens: it would do nothing, in silence."""
+    """Raise `AttachError` if a row with an inserted prompt has no virtual tokens. The prompt would have no effect."""
     tables = tables_of(model)
     if not tables:
         raise AttachError("this model's input embeddings are no plain table; a prompt can't be inserted among them")
@@ -100,8 +105,8 @@ def require_virtual(model: Any, ids: Tensor | None, attachment: Attachment) -> N
 
 
 def tables_of(model: Any) -> list[Any]:
-    """The modules that look input embeddings up: the table, and others that share its weights (BART)."""
+    """Return the modules that look input embeddings up: the table, and others that share its weights (BART)."""
     table = model.get_input_embeddings()
     if not isinstance(table, nn.Embedding):
         return []
-    return [part for part in model.modules() if isinstance(part, nn.Embedding) and part.weight is table.weight]
+    return [module for module in model.modules() if isinstance(module, nn.Embedding) and module.weight is table.weight]

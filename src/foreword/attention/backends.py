@@ -1,11 +1,11 @@
-"""Kernels that return attention output *and* log-sum-exp, which is what the merge needs.
+"""Kernels that return attention output *and* log-sum-exp. The merge needs both.
 
     flash-cpu    aten's CPU flash attention, forward and backward; float and half types, masks, GQA
     flash-cuda   aten's CUDA flash attention; bfloat16/float16, causal or unmasked
     math         plain tensor operations; everything else: softcap, dropout, a learned bias, any device
 
-`choose` names the backend for a call. Flash backends are used through `merge.TwoPart`, which owns
-their backward; `math` is differentiated by autograd.
+`choose` returns the backend for a call. `merge.TwoPart` calls the forward and backward of the flash backends.
+Autograd differentiates `math`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from foreword.attention.call import NEG_INF, AttentionCall, causal_mask
 from foreword.attention.segments import Segments, as_batch, concatenated, from_batch
 
 aten = torch.ops.aten
-FEW = 16  # queries of a head, as in decoding, up to which heads that share keys are computed together on CPU
+FEW = 16  # on CPU, heads that share keys are computed together if each has at most this many queries (decoding)
 _CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _CUDA_DTYPES = (torch.bfloat16, torch.float16)
 
@@ -51,10 +51,11 @@ class Varlen:
 
 @dataclass(frozen=True)
 class Flash:
-    """forward(q, k, v, mask, causal, scale); backward(grad, q, k, v, merged part, mask, causal, scale).
+    """A flash attention kernel.
 
-    multiple: head widths must be a multiple of it; others are filled up with zeros. varlen: the same over segments, where
-    the kernel knows them.
+    forward(q, k, v, mask, causal, scale); backward(grad, q, k, v, merged part, mask, causal, scale).
+    multiple: head widths must be a multiple of it; other widths are filled up with zeros.
+    varlen: the same kernel over segments; None if it can't take segments.
     """
 
     name: str
@@ -66,7 +67,10 @@ class Flash:
     def forward_segments(
         self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float
     ) -> Part:
-        """Output `[1, H, N, d]` and log-sum-exp `[1, H, N]` of query `[1, H, N, d]`, key and value `[1, H_kv, M, d]`."""
+        """Return output `[1, H, N, d]` and log-sum-exp `[1, H, N]`.
+
+        query: `[1, H, N, d]`. key, value: `[1, H_kv, M, d]`.
+        """
         if self.varlen is not None:
             return self.varlen.forward(query, key, value, segments, causal, scale)
         parts = [
@@ -94,7 +98,7 @@ class Flash:
         causal: bool,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of query, key and value, in their shapes. part: merged output and log-sum-exp."""
+        """Return the gradients of query, key and value, in their shapes. part: merged output and log-sum-exp."""
         if self.varlen is not None:
             return self.varlen.backward(grad, query, key, value, part, segments, causal, scale)
         gradients = []
@@ -102,9 +106,9 @@ class Flash:
             merged = Part(as_batch(part.output, count, queries), as_batch(part.lse, count, queries))
             inputs = (as_batch(grad, count, queries), as_batch(query, count, queries))
             keys_values = (as_batch(key, count, keys), as_batch(value, count, keys))
-            run = self.backward(*inputs, *keys_values, merged, None, causal, scale)
-            gradients.append([from_batch(gradient) for gradient in run])
-        dq, dk, dv = ([run[index] for run in gradients] for index in range(3))
+            run_gradients = self.backward(*inputs, *keys_values, merged, None, causal, scale)
+            gradients.append([from_batch(gradient) for gradient in run_gradients])
+        dq, dk, dv = ([run_gradients[index] for run_gradients in gradients] for index in range(3))
         return concatenated(dq), concatenated(dk), concatenated(dv)
 
 
@@ -116,18 +120,22 @@ def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: b
 
 
 def sharing_keys(q: Tensor, mask: Tensor | None, shared: int) -> tuple[Tensor, Tensor | None]:
-    """The heads that share one of `shared` heads of keys as so many queries of one head, with their mask: fewer and larger
-    products, each key read once. A view where there is one query; several have no mask."""
+    """Return `q` and `mask` with the heads that share keys as further queries of one head.
+
+    q: `[B, H, n, d]` → `[B, shared, (H / shared)·n, d]`; a view if n = 1. shared: number of heads of keys.
+    mask: `[B, 1, 1, t]` or None; must be None if n > 1.
+    The products are fewer and larger, and the kernel reads each key once.
+    """
     batch, heads, n, width = q.shape
     groups = heads // shared
-    few = q.reshape(batch, shared, groups * n, width)
-    return few, None if mask is None else mask.expand(-1, -1, groups, -1)
+    grouped = q.reshape(batch, shared, groups * n, width)
+    return grouped, None if mask is None else mask.expand(-1, -1, groups, -1)
 
 
 def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Part:
     batch, heads, n, _ = q.shape
-    few, shown = sharing_keys(q, mask, k.shape[1])
-    part = _cpu_forward(few, k, v, shown, False, scale)
+    grouped, grouped_mask = sharing_keys(q, mask, k.shape[1])
+    part = _cpu_forward(grouped, k, v, grouped_mask, False, scale)
     return Part(part.output.reshape(batch, heads, n, -1), part.lse.reshape(batch, heads, n))
 
 
@@ -161,7 +169,7 @@ def _cuda_backward(
 
 
 def _varlen_forward(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool, scale: float) -> Part:
-    flat = (part[0].transpose(0, 1) for part in (q, k, v))  # [N, H, d]
+    flat = (tensor[0].transpose(0, 1) for tensor in (q, k, v))  # [N, H, d]
     results = aten._flash_attention_forward(
         *flat, *segments.varlen_arguments(q.device), 0.0, causal, False, scale=scale
     )
@@ -198,7 +206,7 @@ FLASH_CUDA = Flash(
 
 
 def choose(call: AttentionCall) -> Flash | None:
-    """The flash backend that computes `call` exactly, or None for `math`."""
+    """Return the flash backend that computes `call` exactly, or None for `math`."""
     if call.softcap is not None or call.dropout > 0:
         return None
     if call.mask is not None and call.mask.grad_fn is not None:
@@ -213,7 +221,10 @@ def choose(call: AttentionCall) -> Flash | None:
 
 
 def math_part(call: AttentionCall, key: Tensor, value: Tensor, *, local: bool) -> Part:
-    """One part in plain tensor operations. local: apply the call's mask and causality, else none."""
+    """Compute one part in plain tensor operations.
+
+    local: True applies the mask, the hidden queries and the causality of `call`; False applies none of them.
+    """
     groups = call.query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = (call.query @ key.transpose(-1, -2)) * call.scale

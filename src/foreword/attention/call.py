@@ -24,7 +24,10 @@ _REFUSED = {
 
 
 class MaskCache:
-    """Additive masks of the last few calls: layers share a mask and a bias, so they are combined once."""
+    """Keeps the additive masks of the last four calls.
+
+    All layers share one mask and one bias, so the two are combined once and not once per layer.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], tuple[Any, Tensor, Tensor | None]] = {}
@@ -32,23 +35,25 @@ class MaskCache:
     def additive(
         self, mask: Tensor | None, bias: Tensor | None, query: Tensor, length: int, causal: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """(additive mask `[B, 1 or H, n, length]`, hidden queries `[B, 1 or H, n]`).
+        """Return (additive mask `[B, 1 or H, n, length]`, hidden queries `[B, 1 or H, n]`).
 
+        Both are None without mask and bias. Hidden queries see no key; None if there are none.
         mask: boolean (True: visible) or additive. bias: a position bias `[1 or B, H, n, ≥ length]`, added.
         causal: with a bias and no mask, add the causal triangle.
         """
         if mask is None and bias is None:
             return None, None
-        if torch.compiler.is_compiling():  # the compiler shares what is equal
+        if torch.compiler.is_compiling():  # the compiler itself removes equal computations
             return _additive(mask, bias, query, length, causal)
         key = (_identity(mask), _identity(bias), query.dtype, query.shape[0], length, causal)
         if key not in self._known:
             if len(self._known) >= 4:
                 del self._known[next(iter(self._known))]
             total, hidden = _additive(mask, bias, query, length, causal)
-            # looking costs a GPU more than the work it may save; mask and bias are kept so that their ids can't be reused
-            none = hidden is not None and hidden.device.type == "cpu" and not bool(hidden.any())
-            self._known[key] = ((mask, bias), total, None if none else hidden)
+            # only on CPU: reading `hidden` back from a GPU costs more time than it may save
+            all_see_keys = hidden is not None and hidden.device.type == "cpu" and not bool(hidden.any())
+            # the entry keeps mask and bias alive, so that no new tensor gets their ids
+            self._known[key] = ((mask, bias), total, None if all_see_keys else hidden)
         return self._known[key][1:]
 
     def clear(self) -> None:
@@ -59,9 +64,9 @@ class MaskCache:
 class AttentionCall:
     """query `[B, H, n, d_k]`, key `[B, H_kv, t, d_k]`, value `[B, H_kv, t, d_v]`, all of one dtype.
 
-    mask: None, or additive (0 or −∞, or a finite bias) of the query's dtype, `[B, 1 or H, n, t]`; it
-    concerns the tokens' own keys, so a prefix has bias 0.
-    sinks: `[H]`, per head the logit of one more key whose value is zero (gpt-oss), or None.
+    mask: None, or additive (0 or −∞, or a finite bias) of the query's dtype, `[B, 1 or H, n, t]`. It
+    covers the keys of the tokens only; the keys of a prefix have bias 0.
+    sinks: `[H]`, for each head the logit of one more key, whose value is zero (gpt-oss); or None.
     hidden: queries that see no key, boolean `[B, 1 or H, n]`; None if there are none.
     causal: query i sees keys 0…i; only together with mask None and n == t.
     """
@@ -112,7 +117,7 @@ def normalise(
     n, t = query.shape[2], key.shape[2]
     wants_causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     causal = mask is None and n > 1 and wants_causal
-    if causal and t > n:  # an empty static cache: the tail holds nothing yet
+    if causal and t > n:  # an empty static cache: keys from n on are not written yet
         key, value = key[:, :, :n], value[:, :, :n]
     bias, sinks = others.get("position_bias"), others.get("s_aux")
     additive, hidden = masks.additive(mask, bias, query, key.shape[2], causal)
@@ -122,37 +127,37 @@ def normalise(
 
 
 def refuse_attentions(arguments: dict[str, Any], config: Any = None) -> None:
-    """Raise `AttentionArgumentError` if attention weights are asked for: no kernel here returns them."""
-    wanted = arguments.get("output_attentions")
-    if wanted or (wanted is None and getattr(config, "output_attentions", False)):
+    """Raise `AttentionArgumentError` if `arguments` or `config` ask for attention weights; no kernel returns them."""
+    requested = arguments.get("output_attentions")
+    if requested or (requested is None and getattr(config, "output_attentions", False)):
         raise AttentionArgumentError("output_attentions=True is not available while a prefix is attached; leave it out")
 
 
 def causal_mask(n: int, like: Tensor) -> Tensor:
-    """Additive lower-triangular mask `[n, n]`."""
+    """Return the additive causal mask `[n, n]`: 0 on and below the diagonal, −∞ above it."""
     return torch.full((n, n), NEG_INF, dtype=like.dtype, device=like.device).triu(1)
 
 
 def _identity(tensor: Tensor | None) -> tuple[int, int] | None:
-    """What tells a tensor's present content apart; inference tensors keep no version."""
+    """Return the id and the version of `tensor`. Inference tensors have no version; 0 stands for it."""
     return None if tensor is None else (id(tensor), 0 if tensor.is_inference() else tensor._version)
 
 
 def _additive(
     mask: Tensor | None, bias: Tensor | None, query: Tensor, length: int, causal: bool
 ) -> tuple[Tensor, Tensor | None]:
-    shown = None if mask is None else _to_additive(mask[..., :length], query.dtype)
-    hidden = None if shown is None else (shown == NEG_INF).all(-1)
-    return _sum(shown, bias, query, length, causal).expand(query.shape[0], -1, -1, -1), hidden
+    additive = None if mask is None else _to_additive(mask[..., :length], query.dtype)
+    hidden = None if additive is None else (additive == NEG_INF).all(-1)
+    return _sum(additive, bias, query, length, causal).expand(query.shape[0], -1, -1, -1), hidden
 
 
 def _sum(mask: Tensor | None, bias: Tensor | None, query: Tensor, length: int, causal: bool) -> Tensor:
     if bias is None:
         return mask if mask is not None else causal_mask(length, query)
-    bent = bias[..., :length].to(query.dtype)
+    bias = bias[..., :length].to(query.dtype)
     if mask is not None:
-        return bent + mask
-    return bent + causal_mask(length, query) if causal else bent
+        return bias + mask
+    return bias + causal_mask(length, query) if causal else bias
 
 
 def _to_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,7 @@
-"""A decoding step on CPU: one query per row, both parts and their merge where the kernel wrote them, without copies.
+"""One decoding step on CPU: one query per row, no gradient, and no copy of the kernel's output.
 
-The same as `merge`, whose parity tests hold it to the reference: α = sigmoid(lse_P − lse_local). Without a gradient the
-merged log-sum-exp is not needed, so none is made.
+The result equals that of `merge`; parity tests compare both with the reference. α = sigmoid(lse_P − lse_local).
+The merged log-sum-exp is not computed, since only a backward pass needs it.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from foreword.attention.sharing import Plan
 
 
 def fits(call: AttentionCall, flash: Flash, plan: Plan) -> bool:
-    """Whether `attend` computes `call`, of rows that aren't packed: rows sorted by prefix, heads that see the same keys."""
+    """Return True if `attend` can compute `call`, whose rows must not be packed.
+
+    It can on `FLASH_CPU` with one query per row, rows sorted by prefix, one mask for all heads, no sink and no causal
+    flag.
+    """
     same_for_all = call.mask is None or call.mask.shape[1] == 1
     plain = not call.causal and call.sinks is None
     return flash is FLASH_CPU and call.query.shape[2] == 1 and same_for_all and plain and plan.order is None
 
 
 def attend(call: AttentionCall, segments: Segments, pk: Tensor, pv: Tensor) -> Tensor:
-    """Output `[B, H, 1, d]`. segments: rows and virtual tokens of each prefix; pk, pv: theirs, `[H_kv, M, d]`.
+    """Return the output `[B, H, 1, d]`.
 
-    Heads that share keys are queries of one head, and so are the rows that share a prefix.
+    segments: rows and virtual tokens of each prefix. pk, pv: keys and values of the prefixes, `[H_kv, M, d]`.
+    Heads that share keys become queries of one head. So do rows that share a prefix.
     """
     batch, heads, _, width = call.query.shape
     query, mask = sharing_keys(call.query, call.mask, call.key.shape[1])
     local, lse = FLASH_CPU.forward(query, call.key, call.value, mask, False, call.scale)
-    if call.hidden is not None:  # the kernel reports 0 for a query that sees no key
+    if call.hidden is not None:  # the kernel returns lse 0 for a query that sees no key
         lse = lse.masked_fill(call.hidden.expand(batch, heads, 1).reshape(query.shape[:3]), NEG_INF)
-    output = local.contiguous()  # as the kernel writes it
+    output = local.contiguous()  # no copy: the kernel writes contiguous memory
     for count, rows, keys in segments.runs:
         shape = (count, (rows.stop - rows.start) // count, *query.shape[1:3])  # [prefixes, rows, H_kv, heads of each]
         folded = query[rows].view(*shape, width).transpose(1, 2)

@@ -1,17 +1,17 @@
-"""Exact two-part attention: the prefix and the tokens each get their own softmax, then merge.
+"""Exact two-part attention: one softmax over the prefix, one over the tokens, then a merge of the two.
 
     O = α · Attn(Q, P_K, P_V) + (1 − α) · Attn(Q, K, V),   α = exp(lse_P − logaddexp(lse_P, lse_local))
 
 This equals attention over the concatenation, because a softmax over two blocks is the mean of the
 blocks' softmaxes weighted by their partition functions (the identity behind flash attention's
 tiling, Dao et al. 2022, §3.1, and ring attention, Liu et al. 2023). The prefix part has no mask and
-is the same for each row, so its rows fold into one query axis and the prefix is never expanded. Rows with different
-prefixes are segments of that axis, sorted by prefix; see `segments`.
+is the same for each row. So the queries of all rows are folded into one axis, and the prefix is never expanded.
+Rows with different prefixes are segments of that axis, sorted by prefix; see `segments`.
 
-Backward: each part's own flash backward, given the *merged* output and log-sum-exp, recomputes the
-merged probabilities exp(s − lse) and so yields the right gradients; dQ is the sum of both.
+Backward: the flash backward of each part gets the *merged* output and log-sum-exp. From them it recomputes the
+merged probabilities exp(s − lse), which gives the exact gradients. dQ is the sum of both parts.
 
-An attention sink (gpt-oss) is a third part with value zero: it joins the log-sum-exp and scales the output.
+An attention sink (gpt-oss) is a third part with value zero: it enters the log-sum-exp and scales the output.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from foreword.attention.sharing import Plan, Shared, put, take
 def two_part_attention(
     call: AttentionCall, shared: Shared | None, flash: Flash | None, packed: Segments | None = None
 ) -> Tensor:
-    """Attention output `[B, H, n, d_v]` where the rows that `shared` names also see their prefix.
+    """Return the attention output `[B, H, n, d_v]`. The rows in `shared` also see their prefix.
 
-    flash: the backend that computes `call`; None: plain tensor operations. packed: the batch is one row of tokens, cut
-    into these segments, which don't see each other; then `shared` counts tokens as rows.
+    flash: the backend that computes `call`; None: plain tensor operations.
+    packed: the batch is one row of tokens, cut into these segments, which don't see each other. Each token then counts
+    as a row in `shared`.
     """
     if shared is not None:
         place = call.query.device, call.query.dtype
@@ -45,7 +46,7 @@ def two_part_attention(
         return _math(call, shared, packed)
     width, value_width = call.query.shape[-1], call.value.shape[-1]
     widest = -(-max(width, value_width) // flash.multiple) * flash.multiple
-    if {width, value_width} != {widest}:  # kernels want one width; zeros change neither scores nor outputs
+    if {width, value_width} != {widest}:  # kernels need one width; zeros change neither scores nor outputs
         call = replace(
             call, query=widen(call.query, widest), key=widen(call.key, widest), value=widen(call.value, widest)
         )
@@ -66,7 +67,7 @@ def two_part_attention(
 def _two_parts(
     call: AttentionCall, flash: Flash, plan: Plan | None, packed: Segments | None, pk: Tensor | None, pv: Tensor | None
 ) -> Part:
-    """Merged output `[B, H, n, d]` and log-sum-exp `[B, H, n]`."""
+    """Return the merged output `[B, H, n, d]` and log-sum-exp `[B, H, n]`."""
     query, key, value, sinks = call.query, call.key, call.value, call.sinks
     hidden, causal, scale = call.hidden, call.causal, call.scale
     if packed is None:
@@ -126,15 +127,15 @@ class TwoPart(torch.autograd.Function):
 
 
 def _math(call: AttentionCall, shared: Shared | None, packed: Segments | None) -> Tensor:
-    """The same in plain tensor operations, differentiated by autograd."""
+    """Compute `two_part_attention` in plain tensor operations, which autograd differentiates."""
     part = math_part(call, call.key, call.value, local=True) if packed is None else _math_segments(call, packed)
     if call.sinks is not None:
         part = with_sinks(part, call.sinks)
     if shared is None:
         return part.output
     order, segments = shared.plan
-    chosen = replace(call, query=take(fold(call.query), order), key=shared.key[None], value=shared.value[None])
-    prefix = _math_segments(chosen, segments, local=False)
+    prefix_call = replace(call, query=take(fold(call.query), order), key=shared.key[None], value=shared.value[None])
+    prefix = _math_segments(prefix_call, segments, local=False)
     return _merged(part, prefix, order, None).output
 
 
@@ -150,7 +151,7 @@ def _math_segments(call: AttentionCall, segments: Segments, local: bool = True) 
 
 
 def _merged(part: Part, prefix: Part, order: Tensor | None, hidden: Tensor | None) -> Part:
-    """`part` `[B, H, n, d]` with the prefix's part of the queries `order`, `[1, H, N, d]`, merged into it."""
+    """Return `part` `[B, H, n, d]` with `prefix` `[1, H, N, d]` merged into the queries `order`."""
     batch = part.output.shape[0]
     output, lse = fold(part.output), fold_lse(part.lse)
     local = Part(take(output, order), take(lse, order))
@@ -162,7 +163,7 @@ def _merged(part: Part, prefix: Part, order: Tensor | None, hidden: Tensor | Non
 
 
 def _plus(total: Tensor, change: Tensor, order: Tensor | None) -> Tensor:
-    """`total` `[B, H, n, d]` plus `change` `[1, H, N, d]` at the queries `order`."""
+    """Return `total` `[B, H, n, d]` plus `change` `[1, H, N, d]` at the queries `order`."""
     if order is None:
         return total + unfold(change, total.shape[0])
     flat = fold(total).transpose(1, 2).index_add(1, order, change.transpose(1, 2))
@@ -170,14 +171,14 @@ def _plus(total: Tensor, change: Tensor, order: Tensor | None) -> Tensor:
 
 
 def merge(local: Part, prefix: Part) -> Part:
-    """Two softmax parts over the same queries as one; `local.lse` may be −∞, `prefix.lse` not."""
+    """Merge two softmax parts over the same queries. `local.lse` may be −∞; `prefix.lse` must be finite."""
     lse = torch.logaddexp(local.lse, prefix.lse)
     alpha = torch.exp(prefix.lse - lse).unsqueeze(-1).to(local.output.dtype)
     return Part(torch.lerp(local.output, prefix.output, alpha), lse)
 
 
 def with_sinks(part: Part, sinks: Tensor) -> Part:
-    """`part` with one more key per head, of logit `sinks` `[H]` and value zero."""
+    """Return `part` with one more key per head, of logit `sinks` `[H]` and value zero."""
     logits = sinks.to(part.lse).view(1, -1, 1)
     lse = torch.logaddexp(part.lse, logits)
     share = torch.exp(part.lse - lse).unsqueeze(-1).to(part.output.dtype)
@@ -185,49 +186,51 @@ def with_sinks(part: Part, sinks: Tensor) -> Part:
 
 
 def _sinks_gradient(grad: Tensor, part: Part, sinks: Tensor) -> Tensor:
-    """dL/d sinks `[H]`: with value zero, −Σ p_sink · (dO · O)."""
+    """Return dL/d sinks `[H]`. Since the value of a sink is zero, it is −Σ p_sink · (dO · O)."""
     weight = torch.exp(sinks.to(part.lse).view(1, -1, 1) - part.lse)
     return -(weight * (grad * part.output).sum(-1)).sum((0, 2)).to(sinks.dtype)
 
 
 def widen(tensor: Tensor, width: int) -> Tensor:
-    """`tensor` with zeros behind its last dimension up to `width`."""
+    """Fill the last dimension of `tensor` with zeros up to `width`."""
     return F.pad(tensor, (0, width - tensor.shape[-1]))
 
 
 def fold(tensor: Tensor) -> Tensor:
-    """`[B, H, n, d]` → `[1, H, B·n, d]`; free of copies where `[B, n, H, d]` lies in memory."""
+    """`[B, H, n, d]` → `[1, H, B·n, d]`; no copy if the memory order is `[B, n, H, d]`."""
     batch, heads, n, width = tensor.shape
     return tensor.transpose(0, 1).reshape(1, heads, batch * n, width)
 
 
 def fold_lse(lse: Tensor) -> Tensor:
-    """`[B, H, n]` → `[1, H, B·n]`, kept in the memory order flash kernels write, `[B, n, H]`."""
+    """`[B, H, n]` → `[1, H, B·n]` in the memory order that flash kernels write, `[B, n, H]`."""
     batch, heads, n = lse.shape
     return lse.transpose(1, 2).reshape(1, batch * n, heads).transpose(1, 2)
 
 
 def unfold(tensor: Tensor, batch: int) -> Tensor:
     """The inverse of `fold`: `[1, H, B·n, d]` → `[B, H, n, d]`."""
-    part = tensor[0]  # [H, B·n, …]
-    return part.view(part.shape[0], batch, -1, *part.shape[2:]).transpose(0, 1)
+    flat = tensor[0]  # [H, B·n, …]
+    return flat.view(flat.shape[0], batch, -1, *flat.shape[2:]).transpose(0, 1)
 
 
 def unfold_part(part: Part, batch: int) -> Part:
-    """`unfold` for an output together with its log-sum-exp `[1, H, B·n]`."""
+    """`unfold` both the output and the log-sum-exp `[1, H, B·n]`."""
     return Part(unfold(part.output, batch), unfold(part.lse, batch))
 
 
 def pick(tensor: Tensor, index: Tensor | None) -> Tensor:
+    """Return the rows `index` of `tensor`; None: every row."""
     return tensor if index is None else tensor.index_select(0, index)
 
 
 def rows_of(tensor: Tensor, index: Tensor | None) -> int:
+    """Return how many rows `pick` returns."""
     return int(tensor.shape[0] if index is None else index.shape[0])
 
 
 def _with_hidden(local: Part, hidden: Tensor | None, order: Tensor | None) -> Part:
-    """A flash kernel reports lse 0 for a query that sees no key; the merge needs −∞."""
+    """Set the lse of `hidden` queries to −∞. A flash kernel returns lse 0 for a query that sees no key."""
     if hidden is None:
         return local
     return Part(local.output, local.lse.masked_fill(take(hidden, order), NEG_INF))

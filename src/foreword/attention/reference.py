@@ -1,6 +1,6 @@
-"""The reference: concatenate each row's prefix to its keys, mask explicitly, take one softmax.
+"""The reference: put each row's prefix before its keys, mask explicitly, take one softmax.
 
-Short and slow on purpose. The two-part form in `merge` is held to it by parity tests.
+It is short and slow on purpose. Parity tests compare the two-part form in `merge` with it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from foreword.prefix import KV
 
 
 def reference_attention(call: AttentionCall, rows: list[KV | None]) -> Tensor:
-    """Attention output `[B, H, n, d_v]`; `rows[b]` is the prefix of batch row b, or None.
+    """Return the attention output `[B, H, n, d_v]`. `rows[b]` is the prefix of batch row b, or None.
 
     Row b computes softmax(s · q [P_K; K]ᵀ + [0; mask]) [P_V; V]; a sink is one more column without a value.
     """
@@ -22,7 +22,7 @@ def reference_attention(call: AttentionCall, rows: list[KV | None]) -> Tensor:
 
 
 def _one_row(call: AttentionCall, index: int, kv: KV | None) -> Tensor:
-    query, key, value = (part[index : index + 1] for part in (call.query, call.key, call.value))
+    query, key, value = (tensor[index : index + 1] for tensor in (call.query, call.key, call.value))
     length = 0 if kv is None else kv.length
     if kv is not None:
         key = torch.cat([kv.key.to(key).unsqueeze(0), key], dim=2)

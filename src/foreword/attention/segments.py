@@ -1,8 +1,9 @@
-"""Segments: consecutive queries that each see consecutive keys of their own, as in a varlen kernel call.
+"""Segments: a segment is a run of consecutive queries that see a run of consecutive keys, as in a varlen kernel call.
 
-Two things are segments: rows that lie packed one behind another, and the rows of a batch sorted by their prefix, where
-each prefix's keys and values are held once. A varlen kernel takes all of them in one call. The CPU kernel knows no
-segments, but consecutive ones of equal shape are a batch in place, so each run of them is one call without a copy.
+Segments have two uses. Packed rows stand one after another in a single row; each is a segment. The rows of a batch are
+sorted by prefix; the rows of one prefix are a segment, and the keys and values of each prefix are stored once.
+A varlen kernel takes all segments in one call. The CPU kernel takes none, but neighbouring segments of equal shape are
+a view of a batch. So each run of equal segments is one call without a copy.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from foreword.placing import placed
 
 @dataclass(frozen=True)
 class Segments:
-    """queries, keys: how many of them each segment has.
+    """queries, keys: how many queries and keys each segment has.
 
-    runs: neighbours of equal shape, as (how many segments, their queries, their keys); the slices are of the whole
-    query and key axes.
+    runs: neighbouring segments of equal shape, as (number of segments, their queries, their keys); the slices index the
+    whole query and key axes.
     """
 
     queries: tuple[int, ...]
@@ -31,14 +32,14 @@ class Segments:
 
     def __post_init__(self) -> None:
         runs, query, key = [], 0, 0
-        for (queries, keys), same in groupby(zip(self.queries, self.keys, strict=True)):
-            count = len(list(same))
+        for (queries, keys), equal in groupby(zip(self.queries, self.keys, strict=True)):
+            count = len(list(equal))
             runs.append((count, slice(query, query + count * queries), slice(key, key + count * keys)))
             query, key = query + count * queries, key + count * keys
         object.__setattr__(self, "runs", tuple(runs))
 
     def varlen_arguments(self, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
-        """Cumulative lengths of queries and of keys, int32 `[segments + 1]`, and the longest of each."""
+        """Return the cumulative lengths of queries and of keys, int32 `[segments + 1]`, and the longest of each."""
         if device not in self._boundaries:
             queries, keys = (placed([0, *accumulate(n)], device, torch.int32) for n in (self.queries, self.keys))
             self._boundaries[device] = queries, keys
@@ -46,16 +47,16 @@ class Segments:
 
 
 def as_batch(tensor: Tensor, count: int, places: slice) -> Tensor:
-    """`count` segments of equal size, at `places` of `[1, H, N, …]`, as a batch: a view `[count, H, size, …]`."""
-    part = tensor[0, :, places]
-    return part.view(part.shape[0], count, part.shape[1] // count, *part.shape[2:]).transpose(0, 1)
+    """Return `count` equal segments, at `places` of `[1, H, N, …]`, as a batch: a view `[count, H, size, …]`."""
+    flat = tensor[0, :, places]  # [H, count · size, …]
+    return flat.view(flat.shape[0], count, flat.shape[1] // count, *flat.shape[2:]).transpose(0, 1)
 
 
 def from_batch(tensor: Tensor) -> Tensor:
-    """The inverse: `[count, H, size, …]` → `[1, H, count · size, …]`; a view of `[count, size, H, …]` memory."""
+    """Invert `as_batch`: `[count, H, size, …]` → `[1, H, count · size, …]`; a view of `[count, size, H, …]` memory."""
     return tensor.transpose(1, 2).flatten(0, 1).unsqueeze(0).transpose(1, 2)
 
 
 def concatenated(pieces: list[Tensor]) -> Tensor:
-    """`pieces` `[1, H, n_i, …]` along their third dimension, in `[1, N, H, …]` memory."""
+    """Concatenate `pieces` `[1, H, n_i, …]` along the third dimension, in memory order `[1, N, H, …]`."""
     return pieces[0] if len(pieces) == 1 else torch.cat([piece.transpose(1, 2) for piece in pieces], 1).transpose(1, 2)

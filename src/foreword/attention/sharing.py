@@ -1,6 +1,6 @@
-"""Which rows of a batch use which prefix, and the prefixes of one slot laid end to end.
+"""Which rows of a batch use which prefix, and the prefixes of one slot concatenated.
 
-`RowMap` says who uses what, `Plan` says it for one attention call, `Segments` (see `segments`) is what kernels are told.
+`RowMap` says which row uses which prefix. `Plan` says the same for one attention call. Kernels get `Segments`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from foreword.placing import placed
 
 
 class Plan(NamedTuple):
-    """For one attention call: order: which queries, of the rows' tokens laid end to end, each prefix serves, prefix by
-    prefix; None: all of them as they stand. segments: how many queries and virtual tokens each prefix has."""
+    """Which queries of one attention call see which prefix.
+
+    order: the queries that see a prefix, prefix by prefix, as indices into the tokens of all rows one after another;
+    None: all queries in their present order. segments: queries and virtual tokens of each prefix.
+    """
 
     order: Tensor | None
     segments: Segments
 
 
 class Shared(NamedTuple):
-    """The prefixes of one slot, end to end: key `[H_kv, M, d_k]`, value `[H_kv, M, d_v]`, and who sees which."""
+    """The concatenated prefixes of one slot, key `[H_kv, M, d_k]` and value `[H_kv, M, d_v]`, and their plan."""
 
     plan: Plan
     key: Tensor
@@ -35,9 +38,9 @@ class Shared(NamedTuple):
 class RowMap:
     """Assigns prefixes to batch rows.
 
-    `assignment[i]` is the number of a prefix, or None for the plain base. One entry serves every row. With R entries
-    and k·R rows (beam search, several returned sequences) row r uses entry r // k. lengths: virtual tokens of each
-    prefix; prefixes of equal length and equally many rows stand side by side.
+    `assignment[i]` is the number of a prefix, or None for the plain base. A single entry is used for every row. With
+    R entries and k·R rows (beam search, several returned sequences) row r uses entry r // k.
+    lengths: virtual tokens of each prefix. Prefixes of equal length and equally many rows become neighbours.
     """
 
     def __init__(self, assignment: list[int | None], lengths: Sequence[int] = ()) -> None:
@@ -48,7 +51,10 @@ class RowMap:
         self._plans: dict[tuple[tuple[int, ...], tuple[int, ...], int, int, torch.device], Plan] = {}
 
     def expand(self, batch: int) -> list[int | None]:
-        """The assignment of each of `batch` rows. Raises `BatchMismatchError` if it doesn't go."""
+        """Return the assignment of each of `batch` rows.
+
+        Raises `BatchMismatchError` unless `batch` is a multiple of the number of entries.
+        """
         entries = len(self.assignment)
         if entries == 1:
             return self.assignment * batch
@@ -61,7 +67,7 @@ class RowMap:
         return [entry for entry in self.assignment for _ in range(repeats)]
 
     def groups(self, batch: int) -> dict[int, tuple[int, ...] | None]:
-        """Prefix → its rows in a batch of `batch` rows; None: every row. Rows without a prefix are in no group."""
+        """Return prefix → its rows in a batch of `batch` rows; None: every row. Rows without a prefix are left out."""
         if batch not in self._groups:
             self._groups[batch] = self._grouped(self.expand(batch))
         return self._groups[batch]
@@ -78,7 +84,7 @@ class RowMap:
         return {entry: tuple(rows[entry]) for entry in order}
 
     def index(self, prefix: int, batch: int, device: torch.device) -> Tensor | None:
-        """The rows of `prefix` as an index tensor; None: every row."""
+        """Return the rows of `prefix` as an index tensor; None: every row."""
         key = prefix, batch, device
         if key not in self._indices:
             rows = self.groups(batch)[prefix]
@@ -88,15 +94,16 @@ class RowMap:
     def plan(
         self, prefixes: tuple[int, ...], lengths: tuple[int, ...], batch: int, tokens: int, device: torch.device
     ) -> Plan:
-        """For `batch` rows of `tokens` queries each, of which `prefixes`, in the order of `groups`, have a slot.
+        """Return the plan of one slot for `batch` rows of `tokens` queries each.
 
-        lengths: the prefixes' virtual tokens in that slot. Slots with the same ones share a plan.
+        prefixes: those that have the slot, in the order of `groups`. lengths: their virtual tokens in the slot.
+        Slots with the same prefixes and lengths share a plan.
         """
         key = prefixes, lengths, batch, tokens, device
         if key not in self._plans:
             groups = self.groups(batch)
-            rows = [groups[prefix] for prefix in prefixes]
-            counts = (batch if places is None else len(places) for places in rows)
+            rows_of_each = (groups[prefix] for prefix in prefixes)
+            counts = (batch if rows is None else len(rows) for rows in rows_of_each)
             segments = Segments(tuple(count * tokens for count in counts), lengths)
             self._plans[key] = Plan(self._order(prefixes, batch, tokens, device), segments)
         return self._plans[key]
@@ -106,31 +113,31 @@ class RowMap:
         if key not in self._orders:
             groups = self.groups(batch)
             rows = [row for prefix in prefixes for row in groups[prefix] or range(batch)]
-            with torch.inference_mode(False):  # it may serve gradients later
+            with torch.inference_mode(False):  # a later call may need gradients
                 in_place = rows == list(range(batch))
                 self._orders[key] = None if in_place else _of_tokens(placed(rows, device), tokens)
         return self._orders[key]
 
 
 def laid_out(keys: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Keys and values `[H_kv, m_i, d]` end to end: one prefix where it lies, several as a copy."""
+    """Concatenate keys and values `[H_kv, m_i, d]`. A single prefix is returned without a copy."""
     return (keys[0], values[0]) if len(keys) == 1 else (torch.cat(list(keys), 1), torch.cat(list(values), 1))
 
 
 def take(tensor: Tensor, order: Tensor | None) -> Tensor:
-    """The places `order` of `[1, H, N, …]`, in `[1, N, H, …]` memory."""
+    """Return the places `order` of `[1, H, N, …]`, in memory order `[1, N, H, …]`; None: all places."""
     return tensor if order is None else tensor.transpose(1, 2).index_select(1, order).transpose(1, 2)
 
 
 def put(tensor: Tensor, order: Tensor | None, values: Tensor) -> Tensor:
-    """`tensor` `[1, H, N, …]` with `values` at the places `order`."""
+    """Return `tensor` `[1, H, N, …]` with `values` at the places `order`; None: `values` replace all of it."""
     if order is None:
         return values
     return tensor.transpose(1, 2).index_copy(1, order, values.transpose(1, 2)).transpose(1, 2)
 
 
 def _of_tokens(rows: Tensor, tokens: int) -> Tensor:
-    """The places of the tokens of `rows`, where each row has `tokens` of them."""
+    """Return the places of the tokens of `rows`. Each row has `tokens` tokens."""
     if tokens == 1:
         return rows
     return (rows.unsqueeze(1) * tokens + torch.arange(tokens, device=rows.device)).flatten()

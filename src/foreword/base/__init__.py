@@ -1,10 +1,10 @@
-"""The base model: load and freeze one, attach prefixes to it, make its inputs, let it write.
+"""The base model: load and freeze it, attach prefixes, make its inputs, generate text.
 
 frozen      `FrozenModel`: a model with its slots and fingerprint, to which prefixes attach
-base        `Base`: the same with inputs, generation and prefixes made from texts; what everybody uses
+base        `Base`: a `FrozenModel` that also makes inputs, generates, and makes prefixes from texts; used everywhere
 loading     hub id, folder, GGUF file or bundled model → `Base`
 rendering   prompts as the model reads them
-inputs      rows made ready for their prefixes
+inputs      token ids and tensors for rows with prefixes
 generation  batched generation with a prefix per prompt
 cache       a key/value cache that grows in place
 rope        rotating keys to another position

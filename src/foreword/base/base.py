@@ -18,24 +18,26 @@ from foreword.prefix import Prefix
 class Base(FrozenModel):
     """A frozen base model. Make one with `foreword.load`, or from a model already in memory.
 
-    model: a Transformers decoder, encoder or encoder–decoder (docs/models.md lists them); every parameter
-    gets requires_grad False, and it is put into eval mode. tokenizer: its tokenizer, or None where only tensors are used.
-    weights_hash: gives the hash of the stored checkpoint when it is first needed; without it the
-    parameters in memory are hashed.
+    model: a Transformers decoder, encoder or encoder–decoder (docs/models.md lists them). Every parameter
+    gets requires_grad False, and the model is put into eval mode.
+    tokenizer: its tokenizer, or None if only tensors are used.
+    weights_hash: a function that returns the hash of the stored checkpoint, called when the hash is first needed;
+    without it the parameters in memory are hashed.
     Raises `UnsupportedModelError` for an architecture that takes no prefix.
     """
 
     def inputs(self, prompts: Sequence[str] | Sequence[Sequence[int]], prefix: Prefixes) -> Inputs:
-        """Rows and tensors for any call of `model`, with any kind of prefix.
+        """Make rows and tensors for any call of `model`, with any kind of prefix.
 
-        Needed where a prefix is inserted among the input embeddings or depends on the row's input (kinds "embedding"
-        and "conditioned"); harmless elsewhere. prompts: texts or token ids, one per row. prefix: one for all, or one per row.
+        This is needed if a prefix is inserted among the input embeddings or depends on the row's input (kinds
+        "embedding" and "conditioned"). It works for all other prefixes too.
+        prompts: texts or token ids, one per row. prefix: one for all rows, or one per row.
 
-            made = base.inputs(["Hello", "Good morning"], prefix)
-            with base.attach(made.rows):
-                base.model.generate(**made.tensors)
+            inputs = base.inputs(["Hello", "Good morning"], prefix)
+            with base.attach(inputs.rows):
+                base.model.generate(**inputs.tensors)
 
-        Decoders' rows are padded on the left, others' on the right.
+        Rows of decoders are padded on the left, rows of other models on the right.
         """
         rows = [prefix] * len(prompts) if prefix is None or isinstance(prefix, Prefix) else list(prefix)
         if len(rows) != len(prompts):
@@ -55,12 +57,12 @@ class Base(FrozenModel):
     ) -> list[str]:
         """Continue each prompt and return the new texts, without prompt or special tokens.
 
-        prompts: inputs. Each is rendered as its row's prefix was trained (its record's template); a
-        row without a prefix uses the tokenizer's chat template if there is one, else the bare text.
-        template: overrides that for every row, for instance "{input}" for bare text.
-        prefix: one for all, or one per prompt. progress: called with the number of prompts finished.
-        options: further arguments of Transformers' `generate`; decoding is greedy unless they say else. Functions among them that
-        are told a row's number count rows as they are batched: by length, and by prefix.
+        prompts: inputs. Each is rendered with the template its row's prefix was trained with (from its record). A row
+        without a prefix uses the tokenizer's chat template if there is one, else the bare text.
+        template: replaces these templates for every row, for instance "{input}" for bare text.
+        prefix: one for all prompts, or one per prompt. progress: called with the number of prompts finished.
+        options: further arguments of Transformers' `generate`. Decoding is greedy by default. If an option is a
+        function that gets row numbers, they number the rows of a batch, sorted by length and by prefix.
         """
         options = {"max_new_tokens": max_new_tokens} | options
         return generate_texts(self, list(prompts), prefix, template, batch_size, progress, options)

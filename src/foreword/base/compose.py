@@ -1,11 +1,11 @@
 """Prefixes made of texts, tensors and other prefixes.
 
-`from_text`, `from_kv` and `with_offset` stand behind `Prefix`'s methods of these names. `concat` and `average` put
-trained prefixes together: one behind the other, or their mean.
+`from_text`, `from_kv` and `with_offset` implement the methods of `Prefix` with these names. `concat` puts one trained
+prefix behind another; `average` takes the mean of trained prefixes.
 
-What is known: neither was trained for it. Concatenation is exact for two texts that don't see each other, but two
-trained prefixes compete for attention, and a task's answer often gets worse; averaging makes sense for prefixes that
-started from the same initialisation. Measure before use, or go on training from the result (`init="prefix"`).
+Trained prefixes are not trained to be combined. Concatenation is exact for two texts that don't see each other, but two
+trained prefixes compete for attention, and a task's answers often get worse. Averaging makes sense for prefixes that
+started from the same initialisation. Measure the result before use, or train on from it (`init="prefix"`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def from_text(base: FrozenModel, text: str, *, length: int | None = None) -> Pre
 
 
 def text_ids(text: str, base: FrozenModel, length: int | None = None) -> list[int]:
-    """The tokens of `text`, without special ones; with `length`, exactly that many: cut, or repeated to fill.
+    """Return the tokens of `text`, without special ones. With `length`, exactly that many: cut, or repeated to fill.
 
-    Raises `PrefixError` if there are none.
+    Raises `PrefixError` if the text has no tokens.
     """
     ids: list[int] = base.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
@@ -40,7 +40,7 @@ def text_ids(text: str, base: FrozenModel, length: int | None = None) -> list[in
 
 
 def token_prefix(ids: Sequence[int], base: FrozenModel, method: str) -> Prefix:
-    """The prefix that equals having `ids` in front: captured where attention sees them, at positions 0…m−1."""
+    """Return the prefix that equals the tokens `ids` in front of the input, captured at positions 0…m−1."""
     slots = base.capture(torch.tensor([list(ids)]))
     return Prefix(slots, base.default_offset(len(ids)), base.fingerprint, method=method)
 
@@ -63,10 +63,10 @@ def from_kv(
 
 
 def with_offset(base: FrozenModel, prefix: Prefix, offset: int) -> Prefix:
-    """`prefix` with its keys rotated so that it does at `offset` what it did at its present one.
+    """Return `prefix` with offset `offset` and its keys rotated, so that its effect stays the same.
 
-    Exact up to rounding. Raises `PositionError` where positions are not rotary, where frequencies
-    depend on length (dynamic, longrope), or where queries are scaled by position (Llama4).
+    Exact up to rounding. Raises `PositionError` if positions are not rotary, if frequencies
+    depend on length (dynamic, longrope), or if queries are scaled by position (Llama4).
     """
     base.require_fit(prefix)
     if offset < 0:
@@ -80,17 +80,18 @@ def with_offset(base: FrozenModel, prefix: Prefix, offset: int) -> Prefix:
 
 
 def concat(first: Prefix, second: Prefix, base: FrozenModel) -> Prefix:
-    """`first`, then `second`, then the real tokens: their keys and values one behind the other.
+    """Return one prefix of `first` and, behind it, `second`: their keys and values concatenated.
 
-    With rotary positions the second's keys are rotated, so that it stands behind the first as text would, and the
-    offset is the sum. Where a base takes no positions from outside (encoders, T5, BART) both have offset 0 and so has
-    the result; ALiBi counts by itself. A slot that only one of them has keeps that one's.
-    Raises `PrefixMismatchError` unless both join attention by softmax, `PositionError` for learned positions, whose keys can't be moved, and where an offset can't be changed.
+    With rotary positions the keys of `second` are rotated, so that it stands behind `first` as text would; the offset
+    is the sum of both. If a base takes no positions from outside (encoders, T5, BART), both have offset 0, and so has
+    the result. ALiBi counts positions by itself. A slot that only one of them has is taken from that one.
+    Raises `PrefixMismatchError` unless both join attention by softmax. Raises `PositionError` for learned positions,
+    whose keys can't be moved, and if the offset can't be changed.
     """
     for prefix in (first, second):
         _require_cache(prefix)
         base.require_fit(prefix)
-    behind, offset = second, first.position_offset + second.position_offset
+    moved, offset = second, first.position_offset + second.position_offset
     if first.position_offset and second.position_offset:
         positions = architecture_of(base.model).positions
         if positions == "learned":
@@ -98,17 +99,18 @@ def concat(first: Prefix, second: Prefix, base: FrozenModel) -> Prefix:
                 f"{base.name} has learned positions; the second prefix's keys can't be moved behind the first's"
             )
         if positions == "rotary" and base.model_slots.explicit_positions:
-            behind = with_offset(base, second, offset)
+            moved = with_offset(base, second, offset)
     names = [slot.name for slot in base.slots if slot.name in first.slots or slot.name in second.slots]
-    slots = {name: _joined(first.slots.get(name), behind.slots.get(name)) for name in names}
+    slots = {name: _joined(first.slots.get(name), moved.slots.get(name)) for name in names}
     record = {"concat": [first.method, second.method]}
     return Prefix(slots, offset, base.fingerprint, method="concat", record=record)
 
 
 def average(prefixes: Sequence[Prefix], weights: Sequence[float] | None = None) -> Prefix:
-    """The weighted mean of prefixes of one base, shape and offset. weights: default equal; divided by their sum.
+    """Return the weighted mean of prefixes of one base, shape and offset.
 
-    Raises `PrefixMismatchError` if they don't go together.
+    weights: one per prefix, divided by their sum; None: all equal.
+    Raises `PrefixMismatchError` if bases, shapes, kinds or offsets differ, or if the weights don't fit.
     """
     if not prefixes:
         raise PrefixMismatchError("average got no prefixes")
@@ -119,12 +121,12 @@ def average(prefixes: Sequence[Prefix], weights: Sequence[float] | None = None) 
         )
     first = prefixes[0]
     _require_cache(first)
-    for other in prefixes[1:]:
-        _require_cache(other)
-        _require_alike(first, other)
+    for prefix in prefixes[1:]:
+        _require_cache(prefix)
+        _require_alike(first, prefix)
     total = sum(shares)
     slots = {
-        name: KV(*(_mean([prefix.slots[name][part] for prefix in prefixes], shares, total) for part in (0, 1)))
+        name: KV(*(_mean([prefix.slots[name][index] for prefix in prefixes], shares, total) for index in (0, 1)))
         for name in first.slots
     }
     record = {"average": [prefix.method for prefix in prefixes], "weights": [share / total for share in shares]}
@@ -138,10 +140,10 @@ def _require_cache(prefix: Prefix) -> None:
         )
 
 
-def _joined(one: KV | None, other: KV | None) -> KV:
-    parts = [kv for kv in (one, other) if kv is not None]
-    key = torch.cat([kv.key.to(parts[0].key) for kv in parts], dim=1)
-    value = torch.cat([kv.value.to(parts[0].value) for kv in parts], dim=1)
+def _joined(first: KV | None, second: KV | None) -> KV:
+    pairs = [kv for kv in (first, second) if kv is not None]
+    key = torch.cat([kv.key.to(pairs[0].key) for kv in pairs], dim=1)
+    value = torch.cat([kv.value.to(pairs[0].value) for kv in pairs], dim=1)
     return KV(key, value)
 
 
@@ -150,15 +152,17 @@ def _mean(tensors: list[Tensor], shares: list[float], total: float) -> Tensor:
     return (torch.as_tensor(summed) / total).to(tensors[0].dtype)
 
 
-def _require_alike(first: Prefix, other: Prefix) -> None:
+def _require_alike(first: Prefix, second: Prefix) -> None:
     shapes = [
-        {name: [tuple(part.shape) for part in kv] for name, kv in prefix.slots.items()} for prefix in (first, other)
+        {name: [tuple(tensor.shape) for tensor in kv] for name, kv in prefix.slots.items()}
+        for prefix in (first, second)
     ]
     if shapes[0] != shapes[1]:
         raise PrefixMismatchError("prefixes of different slots, lengths or widths can't be averaged")
-    if first.position_offset != other.position_offset:
+    if first.position_offset != second.position_offset:
         raise PrefixMismatchError(
-            f"prefixes of offsets {first.position_offset} and {other.position_offset} can't be averaged; use with_offset first"
+            f"prefixes of offsets {first.position_offset} and {second.position_offset} can't be averaged; "
+            "use with_offset first"
         )
-    if first.base.weights != other.base.weights:
+    if first.base.weights != second.base.weights:
         raise PrefixMismatchError("prefixes of different bases can't be averaged")

@@ -22,7 +22,7 @@ Prefixes = Prefix | None | Sequence[Prefix | None]
 
 
 class FrozenModel:
-    """What `Base` is without making inputs, texts and prefixes.
+    """A frozen model with slots and a fingerprint. `Base` adds inputs, generation and prefixes made from texts.
 
     model, tokenizer, name, quantisation, weights_hash: see `Base`.
     Raises `UnsupportedModelError` for an architecture that takes no prefix.
@@ -43,7 +43,7 @@ class FrozenModel:
         self._quantisation = quantisation
         self._weights_hash = weights_hash
         self._fitting: WeakSet[Prefix] = WeakSet()  # prefixes that are known to fit
-        carries_lora(model)  # refuses other adapters
+        carries_lora(model)  # raises an error for other adapters
         self._model_slots = find_slots(model)
 
     def __repr__(self) -> str:
@@ -51,7 +51,7 @@ class FrozenModel:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The attention layers that take a prefix, in order."""
+        """The attention layers that take a prefix, in layer order."""
         return self._model_slots.slots
 
     @property
@@ -70,40 +70,43 @@ class FrozenModel:
 
     @property
     def max_positions(self) -> int:
-        """Positions the model was made for; prefix and tokens share them."""
+        """The number of positions the model was made for. Prefix and tokens share them."""
         limit = self._model_slots.position_limit
         config = self.model.config.get_text_config()
         return int(limit or getattr(config, "max_position_embeddings", None) or 2**31)
 
     @property
     def embedding_width(self) -> int:
-        """Width of the input embeddings, which are narrower than the layers in ALBERT and ELECTRA."""
+        """Width of the input embeddings. In ALBERT and ELECTRA they are narrower than the layers."""
         return embedding_width(self.model)
 
     def default_offset(self, length: int) -> int:
-        """How far a prefix of `length` virtual tokens moves real tokens up unless it says else.
+        """Return the default position offset of a prefix of `length` virtual tokens.
 
-        Decoders: `length`, the KV-cache convention. Encoders and encoder–decoders: 0, since their
-        positions are few (BERT) or not given from outside (T5, BART).
+        Decoders: `length`, the KV-cache convention. Encoders and encoder–decoders: 0, since they have
+        few positions (BERT) or take none from outside (T5, BART).
         """
         return length if self._model_slots.default_offset else 0
 
     def weights_hash(self) -> str:
-        """Hash of the stored checkpoint (or of the weights in memory), with the LoRA's as it is now if there is one."""
+        """Return the hash of the stored checkpoint, or of the weights in memory.
+
+        If the model carries a LoRA, the hash of its present weights is added.
+        """
         if not carries_lora(self.model):
             return (self._weights_hash or partial(hash_parameters, self.model))()
         return combined_hash(self.model, self._weights_hash() if self._weights_hash else None)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """Architecture, shapes and weight hash. The first use reads the checkpoint once (then cached)."""
+        """Architecture, shapes and weight hash. The first use reads the checkpoint; the result is kept."""
         config = self.model.config.get_text_config()
         return Fingerprint(
             architecture=type(without_lora(self.model)).__name__,
             model_type=self.model.config.model_type,
             hidden_size=config.hidden_size,
             num_layers=config.num_hidden_layers,
-            vocab_size=getattr(config, "vocab_size", None) or 0,  # pictures have none
+            vocab_size=getattr(config, "vocab_size", None) or 0,  # models of pictures have none
             weights=self.weights_hash(),
             source=str(self.name),
             quantisation=self._quantisation,
@@ -114,14 +117,14 @@ class FrozenModel:
         """Within the `with` block every call of `base.model` runs with the prefix in front.
 
         prefix: a `Prefix` for all rows; a list with one entry per batch row (`None`: the plain base);
-        or None. Where a call has k rows per entry, as in beam search, row r uses entry r // k.
+        or None. If a call has k rows per entry, as in beam search, row r uses entry r // k.
         Real tokens' positions are shifted by each row's `position_offset`.
         backend: "auto" (flash where it fits), "math", or "reference" (slow, for checking).
-        packed: tokens of each row, where the model is called with all rows one behind another in a single one,
-        `input_ids [1, Σ tokens]`, without padding, mask or cache; a token sees its own row alone.
+        packed: tokens of each row, if the model is called with all rows one after another in a single row,
+        `input_ids [1, Σ tokens]`, without padding, mask or cache. A token then sees only its own row.
 
-        Leaving the block, also by an exception, restores the model exactly. An inner attach replaces
-        the outer one until it ends. Gradients flow into the prefix's tensors where they require them.
+        The end of the block restores the model exactly, also after an exception. An inner attach replaces
+        the outer one until it ends. Gradients flow into the prefix's tensors that require them.
         Raises `PrefixMismatchError` for another base's shapes; warns (`WeightsMismatchWarning`, once for
         each prefix) for other weights of the same shapes.
         """
@@ -129,16 +132,16 @@ class FrozenModel:
             yield self
 
     def switch(self, prefix: Prefixes) -> None:
-        """Within an open `attach`: put `prefix` in the place of what is attached, until that attach ends.
+        """Replace the attached prefix by `prefix`, until the open `attach` ends.
 
-        Far cheaper than leaving and attaching anew: nothing in the model is touched, and a prefix in the base's dtype and on
-        its device is not copied. prefix: as for `attach`. Raises `AttachError` if nothing is attached, and what `attach`
-        raises.
+        This is far cheaper than a new attach: the model is not changed, and a prefix in the base's dtype and on its
+        device is not copied. prefix: as for `attach`. Raises `AttachError` if nothing is attached, and the errors of
+        `attach`.
         """
         attach.switch(self.model, self._model_slots, self._checked(prefix))
 
     def _checked(self, prefix: Prefixes) -> list[Prefix | None]:
-        """One entry per row, or one for all; each is known to fit."""
+        """Return one entry per row, or one for all. Raises the errors of `require_fit`."""
         rows: list[Prefix | None] = [prefix] if prefix is None or isinstance(prefix, Prefix) else list(prefix)
         if not rows:
             raise PrefixMismatchError("attach got an empty list; give one entry per row, None for the plain base")
@@ -149,10 +152,10 @@ class FrozenModel:
         return rows
 
     def capture(self, input_ids: torch.Tensor | None = None, **inputs: torch.Tensor) -> dict[str, KV]:
-        """Keys and values of every slot for one row, as attention sees them.
+        """Return keys and values of every slot for one row, as attention sees them.
 
-        input_ids: `[1, n]`; an encoder–decoder gets it as its decoder's input too. inputs: the model's
-        further or other inputs by name, such as `pixel_values`.
+        input_ids: `[1, n]`; an encoder–decoder also gets it as its decoder's input. inputs: other inputs of the
+        model by name, such as `pixel_values`.
         Returns slot name → `KV` of `[num_kv_heads, n, head_dim]`, without gradients.
         """
         if input_ids is not None:
@@ -165,8 +168,9 @@ class FrozenModel:
         return {name: KV(kv.key[0].clone(), kv.value[0].clone()) for name, kv in captured.items()}
 
     def require_fit(self, prefix: Prefix) -> None:
-        """Raise `PrefixMismatchError` unless `prefix` has this base's shapes, `PositionError` for an offset it
-        can't have; warn at other weights."""
+        """Raise `PrefixMismatchError` unless `prefix` has this base's shapes, `PositionError` unless the base can give
+        its offset. Warn if the base has other weights than the prefix was made on.
+        """
         for field, value in self.fingerprint.shape.items():
             if (made_for := prefix.base.shape[field]) != value:
                 raise PrefixMismatchError(
@@ -182,19 +186,19 @@ class FrozenModel:
         self._warn_of_weights(prefix.base)
 
     def _require_slots(self, prefix: Prefix) -> None:
-        known = {slot.name: slot for slot in self.slots}
+        slots = {slot.name: slot for slot in self.slots}
         for name in (*prefix.slots, *prefix.additions):
-            if name not in known:
+            if name not in slots:
                 raise PrefixMismatchError(f"the prefix has a slot {name!r} that {self.name} lacks")
         for name, kv in prefix.slots.items():
-            _require_shape(known[name], kv, self.name)
-        prefix.kind.require_fit(prefix.slots, prefix.extras, known, self.embedding_width, self.name)
+            _require_shape(slots[name], kv, self.name)
+        prefix.kind.require_fit(prefix.slots, prefix.extras, slots, self.embedding_width, self.name)
 
-    def _warn_of_weights(self, other: Fingerprint) -> None:
-        if None in (self.fingerprint.weights, other.weights) or self.fingerprint.weights == other.weights:
+    def _warn_of_weights(self, made_on: Fingerprint) -> None:
+        if None in (self.fingerprint.weights, made_on.weights) or self.fingerprint.weights == made_on.weights:
             return
         warnings.warn(
-            f"the prefix was made on other weights ({other.source}, {_describe(other)}) than {self.name} has "
+            f"the prefix was made on other weights ({made_on.source}, {_describe(made_on)}) than {self.name} has "
             f"({_describe(self.fingerprint)}); it will run, but not as it was measured",
             WeightsMismatchWarning,
             stacklevel=4,

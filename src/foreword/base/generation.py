@@ -15,7 +15,7 @@ from foreword.base.rendering import Renderer
 from foreword.errors import BatchMismatchError, ConfigError
 from foreword.prefix import Prefix
 
-_OF_CACHES = {"past_key_values", "cache_implementation", "use_cache"}
+_CACHE_OPTIONS = {"past_key_values", "cache_implementation", "use_cache"}
 
 
 def generate_texts(
@@ -27,7 +27,10 @@ def generate_texts(
     progress: Callable[[int], None] | None,
     options: dict[str, Any],
 ) -> list[str]:
-    """The new text of each prompt; see `Base.generate`. Longest prompts first, answers in the given order."""
+    """Return the new text of each prompt, in the order of `prompts`; see `Base.generate`.
+
+    The longest prompts are generated first.
+    """
     if all(slot.role == "encoder" for slot in base.slots):
         raise ConfigError("model", f"{base.name} is an encoder and generates nothing")
     if base.tokenizer is None:
@@ -55,38 +58,40 @@ def generate_texts(
 def generate_ids(
     base: FrozenModel, ids: list[list[int]], rows: Sequence[Prefix | None], stops: list[int], options: dict[str, Any]
 ) -> list[list[int]]:
-    """New token ids of each row of `ids`, in one batch, padded on the left (encoder–decoders: on the right);
-    the stop token is not included."""
+    """Generate one batch and return the new token ids of each row of `ids`, without the stop token.
+
+    Rows are padded on the left, those of an encoder–decoder on the right.
+    """
     order = side_by_side(rows)
     rows, ids = ready(base, [rows[index] for index in order], [ids[index] for index in order])
-    both, pad = bool(base.model.config.is_encoder_decoder), base.tokenizer.pad_token_id
-    inputs = padded(base, ids, left=not both)
+    encoder_decoder, pad = bool(base.model.config.is_encoder_decoder), base.tokenizer.pad_token_id
+    inputs = padded(base, ids, left=not encoder_decoder)
     settings: dict[str, Any] = {"do_sample": False, "pad_token_id": pad, "eos_token_id": stops} | options
-    if not both and _cache_is_left_open(base, options):
+    if not encoder_decoder and _uses_default_cache(base, options):
         settings["past_key_values"] = growing_cache(base.model.config)
     same = all(row is rows[0] for row in rows)
     with torch.no_grad(), base.attach(rows[0] if same else rows):
         output = base.model.generate(**inputs, **settings)
-    first = (
-        1 if both else inputs["input_ids"].shape[1]
-    )  # a decoder repeats the prompt; an encoder–decoder begins with its start token
-    answers = [_until(row, set(stops)) for row in output[:, first:].tolist()]
+    # the output of a decoder repeats the prompt; that of an encoder–decoder begins with the start token
+    first = 1 if encoder_decoder else inputs["input_ids"].shape[1]
+    answers = [_before_stop(row, set(stops)) for row in output[:, first:].tolist()]
     return [answer for _, answer in sorted(zip(order, answers, strict=True))]
 
 
-def _cache_is_left_open(base: FrozenModel, options: dict[str, Any]) -> bool:
-    """Whether nobody asks for another cache than the default, or for none."""
+def _uses_default_cache(base: FrozenModel, options: dict[str, Any]) -> bool:
+    """Return True if generation would use the default cache: no option and no config names another one or none."""
     config = options.get("generation_config") or base.model.generation_config
-    asked = getattr(config, "cache_implementation", None) is not None or not getattr(config, "use_cache", True)
-    used = getattr(base.model.config.get_text_config(), "use_cache", True) is not False
-    return base.model_slots.route == "attention" and used and not asked and not _OF_CACHES & set(options)
+    other_cache = getattr(config, "cache_implementation", None) is not None or not getattr(config, "use_cache", True)
+    cached = getattr(base.model.config.get_text_config(), "use_cache", True) is not False
+    return base.model_slots.route == "attention" and cached and not other_cache and not _CACHE_OPTIONS & set(options)
 
 
 def _prepare(
     base: FrozenModel, prompt: str, prefix: Prefix | None, template: str | None
 ) -> tuple[list[int], list[int]]:
-    trained = None if prefix is None else prefix.record.get("template")
-    renderer = Renderer(base.tokenizer, template or trained, apart=bool(base.model.config.is_encoder_decoder))
+    """Return (token ids of the rendered prompt, stop tokens)."""
+    trained_template = None if prefix is None else prefix.record.get("template")
+    renderer = Renderer(base.tokenizer, template or trained_template, apart=bool(base.model.config.is_encoder_decoder))
     if len(renderer.fields) > 1:
         names = ", ".join(renderer.fields)
         raise ConfigError("template", f"{renderer.template!r} needs the fields {names}; a prompt is a single text")
@@ -95,13 +100,15 @@ def _prepare(
     return ids, renderer.stop_ids(base.model.generation_config)
 
 
-def _until(row: list[int], stops: set[int]) -> list[int]:
+def _before_stop(row: list[int], stops: set[int]) -> list[int]:
     return next((row[:index] for index, token in enumerate(row) if token in stops), row)
 
 
 def side_by_side(rows: Sequence[Prefix | None]) -> list[int]:
-    """An order of `rows` in which those of one prefix are neighbours and stand as `RowMap` groups them, so that
-    attention needs no index; rows without one come last."""
+    """Return an order of `rows` in which rows of the same prefix are neighbours; rows without a prefix come last.
+
+    It is the order in which `RowMap` groups rows, so attention needs no index.
+    """
     counts = Counter(id(row) for row in rows)
     first: dict[int, int] = {}
     for index, row in enumerate(rows):

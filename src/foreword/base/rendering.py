@@ -9,7 +9,7 @@ from typing import Any
 
 from foreword.errors import ConfigError
 
-CHAT = "chat"  # how a record names the tokenizer's own chat template
+CHAT = "chat"  # the name that a record has for the tokenizer's own chat template
 _MARK = "\u241f"
 _VIRTUAL = re.compile(r"\[V\](?:\*(\d+))?")
 _PLACE = "\ue000"  # private use: stands for one virtual token in a rendered prompt
@@ -17,13 +17,13 @@ PLACE_ID = 2**40  # id of the first place; far from any token's
 
 
 class Renderer:
-    """Turns a row's fields into token ids, the same in training, evaluation and generation.
+    """Turns a row's fields into token ids, in the same way in training, evaluation and generation.
 
-    template: the whole prompt, with `{field}` where a field goes (`{{` for a brace); None: the
-    tokenizer's chat template with `input_field` as the user's message, or the bare input if there is
-    none. A target that follows a prompt not ending in white space is separated by one space. `[V]*3` in a template is a
-    place for three virtual tokens, `[MASK]` the tokenizer's mask.
-    apart: prompt and target are texts of their own (encoder–decoders), each with the tokenizer's own special tokens.
+    template: the whole prompt, with `{field}` where a field goes (`{{` for a brace). `[V]*3` is a place for three
+    virtual tokens, `[MASK]` the tokenizer's mask. None: the tokenizer's chat template with `input_field` as the user's
+    message, or the bare input if there is no chat template.
+    One space separates prompt and target unless the prompt ends in white space.
+    apart: prompt and target are two separate texts (encoder–decoders), each with the tokenizer's special tokens.
     Raises `ConfigError` for a malformed template.
     """
 
@@ -40,17 +40,17 @@ class Renderer:
 
     @property
     def places(self) -> int:
-        """How many virtual tokens the template has a place for."""
-        return 0 if self.chat else sum(int(found[1] or 1) for found in _VIRTUAL.finditer(self.template))
+        """The number of virtual tokens that the template has places for."""
+        return 0 if self.chat else sum(int(match[1] or 1) for match in _VIRTUAL.finditer(self.template))
 
     def prompt(self, fields: Mapping[str, str]) -> str:
-        """The prompt's text."""
+        """Return the text of the prompt."""
         if not self.chat:
-            template = _VIRTUAL.sub(lambda found: _PLACE * int(found[1] or 1), self.template)
+            template = _VIRTUAL.sub(lambda match: _PLACE * int(match[1] or 1), self.template)
             if "[MASK]" in template:
                 template = template.replace("[MASK]", str(self.tokenizer.mask_token))
             values = {name: fields[name] for name in self.fields}
-            if self.places:  # a text can't make a place
+            if self.places:  # the character in a field is not a place
                 values = {name: value.replace(_PLACE, "\ufffd") for name, value in values.items()}
             return template.format_map(values)
         message = {"role": "user", "content": fields[self.fields[0]]}
@@ -58,7 +58,7 @@ class Renderer:
         return text
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Token ids of a rendered prompt; a chat template brings its own special tokens."""
+        """Return the token ids of a rendered prompt. A chat template contains its own special tokens."""
         if self.places and _PLACE in prompt:
             return self._with_places(prompt)
         ids = self._known.get(prompt) or self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
@@ -68,12 +68,14 @@ class Renderer:
             and ids[-1] == self.tokenizer.eos_token_id
             and not prompt.endswith(self.tokenizer.eos_token or "\0")
         ):
-            ids = ids[:-1]  # some tokenizers close every text
+            ids = ids[:-1]  # some tokenizers add an end token to every text
         return list(ids)
 
     def ahead(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Encode (prompt, target) pairs together, many times faster than one by one; `prompt_ids` then finds them. What
-        was encoded ahead before is forgotten."""
+        """Encode (prompt, target) pairs in one call, which is many times faster than one by one.
+
+        `prompt_ids` and `target_ids` then use the result. The result of an earlier call is dropped.
+        """
         prompts = [prompt for prompt, _ in pairs]
         wholes = [] if self._apart else [prompt + _gap(prompt) + target for prompt, target in pairs]
         texts = [] if self.places else [text for text in (*prompts, *wholes) if text]
@@ -81,37 +83,38 @@ class Renderer:
         self._known = dict(zip(texts, ids, strict=True))
 
     def _with_places(self, prompt: str) -> list[int]:
-        """Token ids of a prompt with places for virtual tokens; `base.inputs` turns `PLACE_ID` + i into token i."""
+        """Return the token ids of a prompt with places. Place i has the id `PLACE_ID` + i, for `base.inputs`."""
         pieces = [self.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in prompt.split(_PLACE)]
         ids: list[int] = list(pieces[0])
         for number, piece in enumerate(pieces[1:]):
             ids += [PLACE_ID + number, *piece]
+        # put the special tokens around the ids that the tokenizer puts around "x"
         whole: list[int] = self.tokenizer("x")["input_ids"]
-        own: list[int] = self.tokenizer("x", add_special_tokens=False)["input_ids"]
-        at = next((start for start in range(len(whole)) if whole[start : start + len(own)] == own), 0)
-        return [*whole[:at], *ids, *whole[at + len(own) :]]
+        bare: list[int] = self.tokenizer("x", add_special_tokens=False)["input_ids"]
+        at = next((start for start in range(len(whole)) if whole[start : start + len(bare)] == bare), 0)
+        return [*whole[:at], *ids, *whole[at + len(bare) :]]
 
     def target_ids(self, prompt: str, target: str) -> list[int]:
-        """Token ids of `target` after `prompt`, the end token included."""
+        """Return the token ids of `target` after `prompt`, with the end token."""
         if self._apart:
-            alone: list[int] = self.tokenizer(target, add_special_tokens=False)["input_ids"]
-            return alone + self.end_ids
+            ids: list[int] = self.tokenizer(target, add_special_tokens=False)["input_ids"]
+            return ids + self.end_ids
         gap = _gap(prompt)
         head = self.prompt_ids(prompt)
         whole = self.prompt_ids(prompt + gap + target)
         if whole[: len(head)] == head:
             return whole[len(head) :] + self.end_ids
-        own: list[int] = self.tokenizer(gap + target, add_special_tokens=False)["input_ids"]
-        return own + self.end_ids
+        tail: list[int] = self.tokenizer(gap + target, add_special_tokens=False)["input_ids"]
+        return tail + self.end_ids
 
     def stop_ids(self, generation_config: Any) -> list[int]:
-        """Tokens that end a generated answer: the end token and the model's own."""
-        own = generation_config.eos_token_id
-        own = [] if own is None else own if isinstance(own, list) else [own]
-        return sorted({*own, *self.end_ids})
+        """Return the tokens that end a generated answer: the renderer's end token and those of the model."""
+        stops = generation_config.eos_token_id
+        stops = [] if stops is None else stops if isinstance(stops, list) else [stops]
+        return sorted({*stops, *self.end_ids})
 
     def _end_of_turn(self) -> int:
-        """The token that closes the assistant's message, read off the chat template."""
+        """Return the token that ends the assistant's message in the chat template."""
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
         text: str = self.tokenizer.apply_chat_template(messages, tokenize=False)
         tail = text.rpartition(_MARK)[2]

@@ -1,8 +1,8 @@
 """Fully sharded base: each process holds a part of every layer's frozen weights (FSDP2, `fully_shard`).
 
-The prefix is not part of the model, so it stays replicated. A layer's weights are gathered for its
-forward and again for its backward, which passes gradients on to inputs and prefix; nothing is reduced,
-since no weight has a gradient.
+The prefix is not part of the model, so each process has all of it. The weights of a layer are gathered for
+its forward and again for its backward, which passes gradients to inputs and prefix. No gradients are
+reduced, since no weight has one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from foreword.errors import ConfigError
 def shard(base: FrozenModel) -> None:
     """Shard the weights of `base` over all processes, layer by layer. The base stays sharded.
 
-    Raises `ConfigError` where there is only one process.
+    Raises `ConfigError` if there is only one process or the base is quantised.
     """
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -34,13 +34,13 @@ def shard(base: FrozenModel) -> None:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """The repeated layers: entries of the model's module lists that hold attention or more."""
-    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
-    inner = {id(part) for outer in lists for part in outer.modules() if part is not outer}
-    outermost = [part for part in lists if id(part) not in inner]
-    return [layer for part in outermost for layer in part if next(layer.parameters(), None) is not None]
+    """Return the repeated layers: the entries of the model's outermost module lists that have parameters."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    inner = {id(module) for outer in lists for module in outer.modules() if module is not outer}
+    outermost = [modules for modules in lists if id(modules) not in inner]
+    return [layer for modules in outermost for layer in modules if next(layer.parameters(), None) is not None]
 
 
 def _is_quantised(parameter: nn.Parameter) -> bool:
-    own = hasattr(parameter, "__tensor_flatten__") or type(parameter).__name__ in ("Params4bit", "Int8Params")
-    return own or not parameter.is_floating_point()
+    wrapped = hasattr(parameter, "__tensor_flatten__") or type(parameter).__name__ in ("Params4bit", "Int8Params")
+    return wrapped or not parameter.is_floating_point()

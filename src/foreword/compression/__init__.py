@@ -1,10 +1,10 @@
-"""Making a trained prefix smaller, and measuring what that costs.
+"""Make a trained prefix smaller, and measure the loss of quality.
 
-forms       how a tensor is stored and trained: the seam, and storing it plain
-svd, int8   two forms of fewer bytes
+forms       how a tensor is stored and trained: the interface, and plain storage
+svd, int8   two forms that take fewer bytes
 mass        how much attention real queries give each virtual token
-tokens      fewer virtual tokens: dropped or merged by that mass
-choices     the closed registry: names, and what they do
+tokens      fewer virtual tokens: drop or merge those with least mass
+choices     the closed registry of choices by name
 recover     short training against the uncompressed prefix's outputs
 run         the sweep
 pick        which of the measured choices to keep

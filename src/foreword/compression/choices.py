@@ -1,10 +1,10 @@
-"""The closed registry of choices: what `--choices` may name, and what each name does.
+"""The closed registry of choices: the names that `--choices` accepts, and their meaning.
 
-drop-to-1/4     keep a quarter of the tokens, the most attended
-merge-to-1/4    the same, the others merged into them
-svd-8           two factors of rank 8 for each slot's keys, and for its values
+drop-to-1/4     keep the quarter of the tokens with most attention
+merge-to-1/4    the same, and merge the other tokens into them
+svd-8           two factors of rank 8 for each slot's keys, and two for its values
 int8            8 bits and a scale per channel
-A+B             fewer tokens, and those stored in fewer bits: drop-to-1/2+int8
+A+B             fewer tokens in a smaller form: drop-to-1/2+int8
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ _SVD = re.compile(r"svd-([1-9]\d{0,5})")
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to make a prefix smaller. shorten, share: how tokens get fewer, if they do; form_of: how each tensor is
-    stored."""
+    """One way to make a prefix smaller.
+
+    form_of: returns the form in which a tensor is stored. shorten: reduces the tokens to `share`; None: keep all.
+    """
 
     name: str
     form_of: Callable[[Tensor], Form]
@@ -51,27 +53,27 @@ class Choice:
         return self.shorten is not None
 
     def student(self, prefix: Prefix, mass: Mapping[str, Tensor]) -> Student:
-        """`prefix` made smaller. mass: see `attention_mass`; not looked at unless `needs_mass`."""
+        """Return `prefix` in its smaller form, for training. mass: see `attention_mass`; used only if `needs_mass`."""
         shorter = prefix if self.shorten is None else self.shorten(prefix, mass, self.share)
         return Student(shorter, self.form_of)
 
 
 def parse(name: str) -> Choice:
-    """The choice called `name`. Raises `ConfigError` naming what there is."""
+    """Return the choice called `name`. Raises `ConfigError` for an unknown name."""
     first, plus, second = name.partition("+")
-    fewer, form = _TOKENS.fullmatch(first), _form(second if plus else first)
-    if fewer is None:
+    match, form = _TOKENS.fullmatch(first), _form(second if plus else first)
+    if match is None:
         if plus or form is None:
             raise _unknown(name)
         return Choice(name, form)
-    share = Fraction(int(fewer[2]), int(fewer[3]))
+    share = Fraction(int(match[2]), int(match[3]))
     if share > 1 or (plus and form is None):
         raise _unknown(name)
-    return Choice(name, form or _plain, TOKENS[fewer[1]], share)
+    return Choice(name, form or _plain, TOKENS[match[1]], share)
 
 
 def default_names(base: Base, prefix: Prefix) -> list[str]:
-    """What is tried when nothing is named: ranks that save something, and fewer tokens where they can be had."""
+    """Return the default choices: ranks that save bytes, int8, and fewer tokens if the prefix can lose tokens."""
     tensors = [tensor for kv in prefix.slots.values() for tensor in kv]
     names = [f"svd-{rank}" for rank in RANKS if any(svd_form(rank, tensor) is not PLAIN for tensor in tensors)]
     names.append("int8")
@@ -82,11 +84,14 @@ def default_names(base: Base, prefix: Prefix) -> list[str]:
 
 
 def require_compressible(base: Base, prefix: Prefix) -> None:
-    """Raise `CompressionError` for a prefix that is more than keys and values before the tokens, or that was trained for
-    another task than language modelling; `UnsupportedModelError` unless `base` is a decoder."""
+    """Raise an error if `prefix` can't be compressed on `base`.
+
+    `UnsupportedModelError` unless `base` is a decoder. `CompressionError` for a prefix trained for another task than
+    language modelling, or of another kind than softmax.
+    """
     require_decoder_alone(base)
-    trained = prefix.record.get("config")
-    task = trained.get("task", "lm") if isinstance(trained, Mapping) else "lm"
+    settings = prefix.record.get("config")
+    task = settings.get("task", "lm") if isinstance(settings, Mapping) else "lm"
     if task != "lm":
         raise CompressionError(f"the prefix was trained for {task}; what a compressed one does is measured by lm alone")
     if not prefix.kind.is_cache:
@@ -96,10 +101,11 @@ def require_compressible(base: Base, prefix: Prefix) -> None:
 
 
 def _form(name: str) -> Callable[[Tensor], Form] | None:
+    """Return the form called `name`, or None."""
     if name == "int8":
         return int8_form
-    found = _SVD.fullmatch(name)
-    return None if found is None else partial(svd_form, int(found[1]))
+    match = _SVD.fullmatch(name)
+    return None if match is None else partial(svd_form, int(match[1]))
 
 
 def _plain(tensor: Tensor) -> Form:

@@ -1,4 +1,4 @@
-"""The rows of a sweep: those that are measured, and those that attention mass and recovery are taken from."""
+"""The rows of a sweep: validation rows for the measurements, training rows for attention mass and recovery."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from foreword.tasks import LanguageModelling, TaskSettings
 
 @dataclass(frozen=True)
 class SweepRows:
-    """task: what is asked. validation: the measured rows. training: others, empty if nothing needs them."""
+    """task: the task of the rows. validation: the measured rows. training: other rows; empty if they aren't needed."""
 
     task: LanguageModelling
     validation: list[Example]
     training: list[Example]
 
     def for_mass(self, count: int, seed: int) -> list[Example]:
-        """`count` rows drawn by `seed`, of the training rows where there are any."""
+        """Return `count` random rows: training rows, or validation rows if there are none. seed: of the choice."""
         rows = self.training or self.validation
         return [rows[index] for index in permutation(len(rows), seed, 0)[:count]]
 
 
 def recorded_settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of `CompressConfig` that a prefix's own record knows: where its data are and how they are read."""
+    """Return the settings of `CompressConfig` about data, as far as a prefix's record contains them."""
     config = record.get("config")
-    known = about_data(CompressConfig)
-    return {name: config[name] for name in known if name in config} if isinstance(config, Mapping) else {}
+    names = about_data(CompressConfig)
+    return {name: config[name] for name in names if name in config} if isinstance(config, Mapping) else {}
 
 
 def with_recorded(config: CompressConfig, record: Mapping[str, Any]) -> CompressConfig:
-    """`config` with the record's data settings if it says nothing of data; what it says of them otherwise is kept."""
+    """Return `config` with the record's data settings, if `config` names no data. Settings that it changes are kept."""
     if config.data or config.validation is not None:
         return config
     default = build(CompressConfig, {})
-    known = recorded_settings(record)
-    left = {name: value for name, value in known.items() if getattr(config, name) == getattr(default, name)}
-    return build(CompressConfig, to_dict(config) | left, "the prefix's record")
+    recorded = recorded_settings(record)
+    used = {name: value for name, value in recorded.items() if getattr(config, name) == getattr(default, name)}
+    return build(CompressConfig, to_dict(config) | used, "the prefix's record")
 
 
 def load_rows(base: Base, prefix: Prefix, config: CompressConfig, *, needs_training: bool) -> SweepRows:
-    """Read the rows of `config`. Raises `ConfigError` if no data are known, `DataError` for what can't be read."""
+    """Read the rows of `config`. Raises `ConfigError` if no data are known, `DataError` if they can't be read."""
     if not config.data and config.validation is None:
         raise ConfigError("data", "the prefix's record names none; name training rows (data) and validation rows")
     if config.recover and not config.data:
@@ -71,7 +71,10 @@ def load_rows(base: Base, prefix: Prefix, config: CompressConfig, *, needs_train
 
 
 def _held_out(prefix: Prefix, config: CompressConfig, count: int) -> list[int]:
-    """Rows of the data to measure on: of those that the prefix was trained on, just the ones held out then."""
+    """Return the rows to measure on. Of data that the prefix was trained on, they are the rows held out in training.
+
+    Raises `ConfigError` if no rows can be held out.
+    """
     trained = recorded_settings(prefix.record)
     same = bool(trained) and trained.get("data") == config.data
     if same and trained.get("validation") is not None:

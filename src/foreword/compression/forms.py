@@ -1,4 +1,4 @@
-"""`Form`: how one tensor is stored, and what of it is trained; `Student`: a prefix held in such forms."""
+"""`Form`: how one tensor is stored and trained. `Student`: a prefix whose tensors are in such forms."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Form(Protocol):
     """How one tensor `[heads, m, width]` is stored."""
 
     def start(self, tensor: Tensor) -> list[Tensor]:
-        """What is trained in its place, at first equal to `tensor` as far as the form can."""
+        """Return the tensors that are trained in place of `tensor`. Their value is as near to it as the form allows."""
 
     def value(self, trained: Sequence[Tensor], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """The tensor that attention sees, differentiable with respect to `trained`; dtype: the one it is stored for."""
+        """Return the tensor that attention sees, differentiable in `trained`. dtype: that of the saved prefix."""
 
     def stored(self, trained: Sequence[Tensor], shape: torch.Size, dtype: torch.dtype) -> Encoded | None:
-        """Its stored form; None: as it is, in `dtype`."""
+        """Return the stored form; None: the tensor is stored plainly, in `dtype`."""
 
 
 class Plain:
-    """The tensor itself."""
+    """A tensor that is stored and trained as it is."""
 
     def start(self, tensor: Tensor) -> list[Tensor]:
         return [tensor]
@@ -51,23 +51,27 @@ PLAIN = Plain()
 
 
 class Student(nn.Module):
-    """A prefix whose slots' tensors are held in the form that `form_of` gives each of them.
+    """A prefix whose slots' tensors are each in the form that `form_of` returns for them.
 
-    Parameters are float32, or the tensor's own dtype where that is wider. Extra tensors are left behind: softmax
-    attention doesn't read them, and they may describe what the prefix was before.
+    Parameters are float32, or of the tensor's dtype if that is wider. Extra tensors are left out: softmax attention
+    doesn't read them, and they may describe the uncompressed prefix.
     """
 
     def __init__(self, prefix: Prefix, form_of: Callable[[Tensor], Form]) -> None:
         super().__init__()
         self._prefix = prefix
-        self._tensors = {f"{name}.{part}": kv[i] for name, kv in prefix.slots.items() for i, part in enumerate(_PARTS)}
+        self._tensors = {
+            f"{name}.{suffix}": tensor
+            for name, kv in prefix.slots.items()
+            for suffix, tensor in zip(_SUFFIXES, kv, strict=True)
+        }
         self._forms = {name: form_of(tensor) for name, tensor in self._tensors.items()}
         self._trained = nn.ModuleList(
             nn.ParameterList(self._forms[name].start(_wide(tensor))) for name, tensor in self._tensors.items()
         )
 
     def forward(self) -> Prefix:
-        """The prefix as it is now, differentiable with respect to the parameters."""
+        """Return the current prefix, differentiable with respect to the parameters."""
         values = {
             name: self._forms[name].value(list(trained), tensor.shape, tensor.dtype)
             for (name, tensor), trained in self._each()
@@ -75,7 +79,7 @@ class Student(nn.Module):
         return self._with(values)
 
     def finish(self) -> Compressed:
-        """The prefix as it will be loaded again, and its encoding; on the CPU, in the dtypes it came in."""
+        """Return the prefix as it will be loaded again, and its encoding, on the CPU and in the original dtypes."""
         values: dict[str, Tensor] = {}
         encoding: dict[str, Encoded] = {}
         for (name, tensor), trained in self._each():
@@ -94,12 +98,12 @@ class Student(nn.Module):
         return zip(self._tensors.items(), self._trained, strict=True)  # type: ignore[arg-type]
 
     def _with(self, values: Mapping[str, Tensor]) -> Prefix:
-        old = self._prefix
-        slots = {name: KV(*(values[f"{name}.{part}"] for part in _PARTS)) for name in old.slots}
-        return Prefix(slots, old.position_offset, old.base, method=old.method, record=old.record)
+        original = self._prefix
+        slots = {name: KV(*(values[f"{name}.{suffix}"] for suffix in _SUFFIXES)) for name in original.slots}
+        return Prefix(slots, original.position_offset, original.base, method=original.method, record=original.record)
 
 
-_PARTS = ("key", "value")
+_SUFFIXES = ("key", "value")
 
 
 def _wide(tensor: Tensor) -> Tensor:

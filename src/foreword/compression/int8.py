@@ -2,9 +2,9 @@
 
     q = round(x / s),  −127 ≤ q ≤ 127,   s = max |x| over the tokens / 127, rounded up to float16
 
-A channel is one of a head's `width` numbers, over its m tokens: a key's outliers sit in few channels, which then cost
-the others nothing (Liu et al. 2024, "KIVI", §3). The error is at most s / 2 in each number, before the rounding to the
-tensor's own dtype.
+A channel is one of a head's `width` numbers, over its m tokens. Outliers of keys are in few channels, and a scale per
+channel keeps the error of all other channels small (Liu et al. 2024, "KIVI", §3). The error of each number is at most
+s / 2, before the rounding to the tensor's own dtype.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEPS = 127
 
 
 def encode(tensor: Tensor) -> Encoded:
-    """int8 `[heads, m, width]` and scale `[heads, 1, width]` of a floating tensor with at least one token.
+    """Return int8 `[heads, m, width]` and scale `[heads, 1, width]` of a floating tensor with at least one token.
 
     Raises `CompressionError` for numbers whose scale float16 can't hold.
     """
@@ -36,28 +36,31 @@ def encode(tensor: Tensor) -> Encoded:
 
 
 def _rounded_up(exact: Tensor) -> Tensor:
-    """The smallest float16 that is not below; as numbers of 0 or more are ordered like their bits, the next is + 1."""
-    near = exact.to(torch.float16)
-    below = (near.double() < exact).to(torch.int16)
-    return (near.view(torch.int16) + below).view(torch.float16)
+    """Return the smallest float16 that is not below `exact` (≥ 0). The bits of the next larger float16 are + 1."""
+    nearest = exact.to(torch.float16)
+    below = (nearest.double() < exact).to(torch.int16)
+    return (nearest.view(torch.int16) + below).view(torch.float16)
 
 
 class Int8:
-    """Trained: the tensor itself; attention sees what its int8 form decodes to, and the gradient passes straight
-    through the rounding (Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons")."""
+    """Trains the tensor itself. Attention sees its int8 form, decoded.
+
+    The gradient passes unchanged through the rounding (Bengio et al. 2013, "Estimating or Propagating Gradients Through
+    Stochastic Neurons").
+    """
 
     def start(self, tensor: Tensor) -> list[Tensor]:
         return [tensor]
 
     def value(self, trained: Sequence[Tensor], shape: torch.Size, dtype: torch.dtype) -> Tensor:
         (tensor,) = trained
-        seen = encode(tensor).decode(shape, dtype).to(tensor.dtype)
-        return tensor + (seen - tensor).detach()
+        rounded = encode(tensor).decode(shape, dtype).to(tensor.dtype)
+        return tensor + (rounded - tensor).detach()
 
     def stored(self, trained: Sequence[Tensor], shape: torch.Size, dtype: torch.dtype) -> Encoded:
         return encode(trained[0])
 
 
 def int8_form(tensor: Tensor) -> Form:
-    """int8, but for a slot without tokens, which has nothing to encode."""
+    """Return the int8 form; for a slot without tokens the plain form, since there is nothing to encode."""
     return Int8() if tensor.numel() else PLAIN

@@ -1,8 +1,8 @@
-"""Attention mass: the share of their attention that real queries give each virtual token.
+"""Attention mass: the share of attention that real queries give to each virtual token.
 
-For a query q and the prefix's key k_j it is exp(s · q·k_j − lse), where lse = logaddexp(lse_P, lse_local) runs over
-prefix and tokens together: the weight that the two-part form gives the token, before values come in. "Heavy hitters"
-by this measure carry most of what a cache does (Zhang et al. 2023, "H2O", §3).
+For a query q and the prefix's key k_j it is exp(s · q·k_j − lse), with lse = logaddexp(lse_P, lse_local) over prefix
+and tokens together. This is the weight with which the token's value enters the output. "Heavy hitters" by this measure
+have most of the effect of a cache (Zhang et al. 2023, "H2O", §3).
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from foreword.tasks.lm import collate, target_logits
 
 
 def attention_mass(base: Base, prefix: Prefix, examples: Sequence[Example], batch_size: int = 16) -> dict[str, Tensor]:
-    """Slot name → `[num_kv_heads, length]` float64 on the CPU, the mean over the tokens of `examples` (prompts and
-    targets, padding left out) and over the query heads that share the key.
+    """Return slot name → attention mass `[num_kv_heads, length]`, float64 on the CPU.
 
-    Raises `UnsupportedModelError` unless `base` is a decoder, `AttachError` where its attention can't be seen,
-    `PrefixMismatchError` for another base's prefix.
+    It is the mean over the tokens of `examples` (prompts and targets, without padding) and over the query heads that
+    share the key.
+    Raises `UnsupportedModelError` unless `base` is a decoder, `AttachError` if its attention can't be observed,
+    `PrefixMismatchError` for a prefix of another base.
     """
     require_decoder_alone(base)
     base.require_fit(prefix)
@@ -37,7 +38,7 @@ def attention_mass(base: Base, prefix: Prefix, examples: Sequence[Example], batc
         for name, kv in prefix.slots.items()
     }
     counts = dict.fromkeys(prefix.slots, 0)
-    real = torch.ones(0)
+    real = torch.ones(0)  # set for each batch, read by `observe`
 
     def observe(slot: str, call: AttentionCall) -> None:
         if slot not in totals:
@@ -57,14 +58,16 @@ def attention_mass(base: Base, prefix: Prefix, examples: Sequence[Example], batc
 
 
 def require_decoder_alone(base: Base) -> None:
-    """Raise `UnsupportedModelError` unless all of `base`'s slots are a decoder's."""
+    """Raise `UnsupportedModelError` unless all slots of `base` are those of a decoder."""
     if any(slot.role != "decoder" for slot in base.slots):
         raise UnsupportedModelError(f"compressing needs a decoder; {base.name} is a {type(base.model).__name__}")
 
 
 def prefix_weights(call: AttentionCall, kv: KV) -> Tensor:
-    """The attention weight of each virtual token, `[B, H, n, length]`; with the tokens' own weights a row sums to 1
-    (less what a sink takes). kv: key `[H_kv, length, d_k]`."""
+    """Return the attention weight of each virtual token, `[B, H, n, length]`. kv: key `[H_kv, length, d_k]`.
+
+    The weights of virtual tokens, real tokens and a sink sum to 1.
+    """
     key = kv.key.to(call.query).repeat_interleave(call.query.shape[1] // kv.key.shape[0], 0)
     scores = (call.query @ key.transpose(-1, -2)) * call.scale
     if call.softcap is not None:
@@ -77,6 +80,6 @@ def prefix_weights(call: AttentionCall, kv: KV) -> Tensor:
 
 
 def _real(examples: Sequence[Example], device: torch.device) -> Tensor:
-    """1 for each token of a collated batch, 0 for padding, `[B, n]`; the last token of a row is not in it."""
+    """Return 1 for each token of a collated batch and 0 for padding, `[B, n]`. A batch has no row's last token."""
     sizes = torch.tensor([example.num_tokens - 1 for example in examples], device=device)
     return (torch.arange(int(sizes.max()), device=device) < sizes[:, None]).double()

@@ -1,10 +1,10 @@
-"""Recovery: a short training of what is left of a prefix against the outputs of the whole one.
+"""Recovery: train a compressed prefix for a few steps to give the outputs of the uncompressed one.
 
     minimise KL(teacher ‖ student) = Σ_v p_T(v) · (log p_T(v) − log p_S(v)), mean over target tokens
 
-as in distillation at temperature 1 (Hinton et al. 2015). The teacher needs no second model: the same frozen base with
-the uncompressed prefix attached. What is trained is what is stored: SVD factors, int8 values by a straight-through
-gradient, the kept tokens.
+as in distillation at temperature 1 (Hinton et al. 2015). The teacher is the same frozen base with the uncompressed
+prefix attached, so no second model is needed. The stored tensors are trained: SVD factors, int8 values by a
+straight-through gradient, or the kept tokens.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def recover(
 ) -> list[float]:
     """Train `student` in place with AdamW, and return the divergence of each step's batch, in nats per target token.
 
-    The rate falls linearly from `lr`; rows come in the order of `seed`. No promise that the student gets better on
-    other rows: measure both. Raises `NonFiniteError` before an update that a NaN or infinity would spoil.
+    The rate falls linearly from `lr`; `seed` gives the order of rows. The student may not get better on other rows, so
+    measure it before and after. Raises `NonFiniteError`, before the update, if loss or gradient is NaN or infinite.
     """
     student.to(base.device)
     update = Update([ParameterGroup(list(student.parameters()))], lr, clip=CLIP)
@@ -53,19 +53,22 @@ def recover(
         torch.autograd.backward(loss)
         value = float(loss.detach())
         update.set_rate(lr * (1 - step / steps))
-        if (what := update.apply(value)) is not None:
+        if (quantity := update.apply(value)) is not None:
             rows = ", ".join(example.where for example in chosen)
             raise NonFiniteError(
-                f"recovery step {step + 1}: the {what} is not finite (rows {rows}); a lower lr may help"
+                f"recovery step {step + 1}: the {quantity} is not finite (rows {rows}); a lower lr may help"
             )
         losses.append(value)
     return losses
 
 
 def divergence(base: Base, teacher: Prefix, student: Prefix, batch: Batch) -> Tensor:
-    """KL(teacher ‖ student) in nats, mean over the target tokens of `batch`; differentiable in the student's tensors."""
+    """Return KL(teacher ‖ student) in nats, the mean over the target tokens of `batch`.
+
+    It is differentiable with respect to the student's tensors.
+    """
     with torch.no_grad(), base.attach(teacher):
-        wanted = target_logits(base, batch).log_softmax(-1)
+        teacher_log = target_logits(base, batch).log_softmax(-1)
     with base.attach(student):
-        got = target_logits(base, batch).log_softmax(-1)
-    return (wanted.exp() * (wanted - got)).sum(-1).mean()
+        student_log = target_logits(base, batch).log_softmax(-1)
+    return (teacher_log.exp() * (teacher_log - student_log)).sum(-1).mean()

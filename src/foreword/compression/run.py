@@ -29,8 +29,9 @@ from foreword.tasks import Measuring, summed_loss
 
 @dataclass(frozen=True)
 class CompressResult:
-    """rows: what was measured, the uncompressed prefix first. picked: the row that was picked, or None if nothing asked
-    for it; output: the folder it was written to."""
+    """rows: the measured choices, the uncompressed prefix first. picked: the row that was picked, or None if the config
+    asks for none. output: the folder it was written to, or None.
+    """
 
     rows: tuple[MeasuredChoice, ...]
     picked: MeasuredChoice | None = None
@@ -40,12 +41,12 @@ class CompressResult:
 def compress(
     base: Base, config: CompressConfig, prefix: Prefix | None = None, progress: Progress | None = None
 ) -> CompressResult:
-    """Measure ways to make `prefix`, or the one saved at `config.prefix`, smaller; with `config.keep_loss` or
-    `config.max_kb` write the one that is picked.
+    """Measure ways to make `prefix`, or the one saved at `config.prefix`, smaller.
 
-    Each choice is measured as it would be stored and loaded again. progress: called with (what, done, in all).
+    With `config.keep_loss` or `config.max_kb` pick one and write it. Each choice is measured in the form in which it
+    would be stored and loaded again. progress: called with (name of the stage, number done, total number).
     Raises `ConfigError`, `DataError`, `PrefixFormatError` (also if the output holds something that is no prefix),
-    `PrefixMismatchError`, `CompressionError` for a prefix that can't be compressed or if no choice keeps what is asked,
+    `PrefixMismatchError`, `CompressionError` for a prefix that can't be compressed or if no choice fits the limit,
     `PositionError` for fewer tokens on a model that counts positions by its cache.
     """
     return keep(sweep(base, config, prefix, progress), config)
@@ -54,7 +55,7 @@ def compress(
 def sweep(
     base: Base, config: CompressConfig, prefix: Prefix | None = None, progress: Progress | None = None
 ) -> tuple[MeasuredChoice, ...]:
-    """The measuring half of `compress`: one row for the uncompressed prefix, then one for each choice."""
+    """Do the measurements of `compress`: return one row for the uncompressed prefix, then one for each choice."""
     check(config)
     prefix = Prefix.load(config.prefix) if prefix is None else prefix
     require_compressible(base, prefix)
@@ -64,19 +65,22 @@ def sweep(
     if by_mass:
         require_tokens(base)
     rows = load_rows(base, prefix, config, needs_training=by_mass or config.recover > 0)
-    sweeping = _Sweep(base, config, prefix, rows)
-    sweeping.look(by_mass)
+    measurer = _Sweep(base, config, prefix, rows)
+    measurer.prepare(by_mass)
     measured: list[MeasuredChoice] = []
     for number, choice in enumerate([None, *choices]):
-        measured.append(sweeping.measure(choice))
+        measured.append(measurer.measure(choice))
         if progress is not None:
             progress("choices", number + 1, len(choices) + 1)
     return tuple(measured)
 
 
 def check(config: CompressConfig) -> None:
-    """Raise what can be raised before a model is loaded: `ConfigError` for a choice that isn't known or a folder that
-    isn't named, `PrefixFormatError` for an output that holds something else."""
+    """Check what can be checked before a model is loaded.
+
+    Raises `ConfigError` for an unknown choice or a missing output folder, `PrefixFormatError` for an output that holds
+    something other than a prefix.
+    """
     for name in config.choices:
         parse(name)
     output = output_of(config)
@@ -85,7 +89,7 @@ def check(config: CompressConfig) -> None:
 
 
 def keep(rows: Sequence[MeasuredChoice], config: CompressConfig) -> CompressResult:
-    """The picking half: choose by `config` and write. Raises `CompressionError` if nothing fits."""
+    """Pick a row by `config` and write it. Raises `CompressionError` if no row fits."""
     output = output_of(config)
     if output is None:
         return CompressResult(tuple(rows))
@@ -98,7 +102,10 @@ def keep(rows: Sequence[MeasuredChoice], config: CompressConfig) -> CompressResu
 
 
 def output_of(config: CompressConfig) -> Path | None:
-    """Where the pick goes; None if nothing is to be picked. Raises `ConfigError` if it would replace the original."""
+    """Return the folder for the picked prefix; None if none is to be picked.
+
+    Raises `ConfigError` if no folder is named, or if it is that of the uncompressed prefix.
+    """
     if config.keep_loss is None and config.max_kb is None:
         return None
     if config.output is None and not config.prefix:
@@ -111,25 +118,25 @@ def output_of(config: CompressConfig) -> Path | None:
 
 
 class _Sweep:
-    """What the choices of one sweep share."""
+    """Measures the choices of one sweep, with the rows and the attention mass that they share."""
 
     def __init__(self, base: Base, config: CompressConfig, prefix: Prefix, rows: SweepRows) -> None:
         self._base, self._config, self._prefix, self._rows = base, config, prefix, rows
         self._mass: Mapping[str, Tensor] = {}
-        self._whole_loss = math.nan
+        self._uncompressed_loss = math.nan
 
-    def look(self, by_mass: bool) -> None:
-        """Measure what the choices are made from and held to."""
+    def prepare(self, by_mass: bool) -> None:
+        """Measure the loss of the uncompressed prefix and, if `by_mass`, the attention mass of its tokens."""
         config = self._config
-        self._whole_loss = self._loss(self._prefix)
+        self._uncompressed_loss = self._loss(self._prefix)
         if by_mass:
             examples = self._rows.for_mass(config.mass_rows, config.seed)
             self._mass = attention_mass(self._base, self._prefix, examples, config.batch_size)
 
     def measure(self, choice: Choice | None) -> MeasuredChoice:
-        """One row; None: the uncompressed prefix."""
+        """Measure one choice; None: the uncompressed prefix."""
         if choice is None:
-            return self._measured(UNCOMPRESSED, Compressed(self._prefix, {}), self._whole_loss)
+            return self._measured(UNCOMPRESSED, Compressed(self._prefix, {}), self._uncompressed_loss)
         student = choice.student(self._prefix, self._mass)
         compressed = student.finish()
         loss, steps = self._loss(compressed.prefix), self._config.recover
@@ -166,15 +173,15 @@ class _Sweep:
         return MeasuredChoice(name, compressed, compressed.prefix.length, size, loss, bleu, recovered, note)
 
     def _recorded(self, name: str, prefix: Prefix, loss: float, recovered: int) -> Prefix:
-        """`prefix` with a record that says what was done to it, and the loss that it has now."""
-        done = {
+        """Return `prefix` with a record of its compression and of its present loss."""
+        compression = {
             "choice": name,
             "of": self._prefix.digest,
             "recovery_steps": recovered,
-            "uncompressed_loss": self._whole_loss,
+            "uncompressed_loss": self._uncompressed_loss,
             "rows": len(self._rows.validation),
         }
-        return prefix.with_record(prefix.method, {**prefix.record, "validation_loss": loss, "compression": done})
+        return prefix.with_record(prefix.method, {**prefix.record, "validation_loss": loss, "compression": compression})
 
     def _loss(self, prefix: Prefix) -> float:
         total, count = summed_loss(self._rows.task, self._rows.validation, prefix, self._config.batch_size)
@@ -182,7 +189,7 @@ class _Sweep:
 
 
 def stored_bytes(compressed: Compressed) -> int:
-    """Bytes of the saved folder, its manifest included, by saving it."""
-    with tempfile.TemporaryDirectory(prefix="foreword-") as place:
-        folder = compressed.prefix.save(Path(place) / "prefix", compressed.encoding)
+    """Save `compressed` in a temporary folder and return the size of this folder in bytes, manifest included."""
+    with tempfile.TemporaryDirectory(prefix="foreword-") as parent:
+        folder = compressed.prefix.save(Path(parent) / "prefix", compressed.encoding)
         return sum(file.stat().st_size for file in folder.iterdir())

@@ -1,11 +1,11 @@
-"""Keys and values of a slot as two factors of rank r.
+"""Keys, or values, of a slot as two factors of rank r.
 
     P = [h_1 … h_H] `[m, H · d]` ≈ left `[m, r]` · right `[r, H · d]`
 
-the truncated singular value decomposition, which is the best rank-r approximation in the Frobenius norm (Eckart &
-Young 1936). Rows are virtual tokens: a token's keys of all heads stand side by side, so that one factor of m · r
-numbers serves every head. Keys and values are taken apart from each other: their scales differ, and the smaller ones
-would get no share of a common rank. √σ goes into each factor, which keeps both far from float16's limits.
+This is the truncated singular value decomposition, the best rank-r approximation in the Frobenius norm (Eckart & Young
+1936). Rows are virtual tokens, and a row holds the keys of all heads, so that all heads share one left factor of m · r
+numbers. Keys and values have separate factors: their scales differ, and a common decomposition would use its rank for
+the larger ones. Each factor gets √σ, which keeps both within the range of float16.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from foreword.prefix.encoding import Encoded, by_token, from_tokens
 
 @dataclass(frozen=True)
 class Svd:
-    """Trained: left `[m, r]` and right `[r, heads · width]`. A rank above the tensor's own is cut to it."""
+    """Trains left `[m, r]` and right `[r, heads · width]`. A rank larger than the tensor's is reduced to it."""
 
     rank: int
 
@@ -42,6 +42,6 @@ class Svd:
 
 
 def svd_form(rank: int, tensor: Tensor) -> Form:
-    """Two factors where they hold fewer numbers than the tensor, else the tensor as it is."""
+    """Return the form of two factors if they hold fewer numbers than the tensor, else the plain form."""
     heads, length, width = tensor.shape
     return Svd(rank) if rank * (length + heads * width) < tensor.numel() and rank < length else PLAIN

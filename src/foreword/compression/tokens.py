@@ -1,10 +1,10 @@
-"""Fewer virtual tokens: the least attended are dropped, or merged into what is kept.
+"""Fewer virtual tokens: those with least attention are dropped, or merged into the others.
 
-Every key/value head of every slot keeps its own most attended tokens, all of them equally many: attention doesn't ask
-in which order keys stand, and what a token of one layer learnt has no tie to the token of that number in another.
-Keys are stored after rotary embedding and keep the positions they were trained at, and so must `position_offset`: real
-tokens stand where they stood, at a distance that the remaining keys know. The prefix then has an offset larger than its
-length, which models that count positions by their cache can't take (`require_tokens`).
+Every key/value head of every slot keeps its own tokens with most attention, the same number in each. This is possible
+because attention doesn't depend on the order of keys, and tokens of the same number in two layers are not related.
+Keys are stored after rotary embedding and keep the positions at which they were trained. So `position_offset` is kept
+too: real tokens keep their distance to the remaining keys. The offset is then larger than the length, which is not
+possible for models that count positions by their cache (`require_tokens`).
 """
 
 from __future__ import annotations
@@ -21,38 +21,39 @@ from foreword.base import Base
 from foreword.errors import CompressionError, PositionError
 from foreword.prefix import KV, Prefix
 
-_NOTHING = 1e-12  # far below any mass that counts; keeps the mean of tokens without mass defined
+_TINY = 1e-12  # added to each mass, so that the mean of tokens without mass is defined; far below any other mass
 
 
 def drop(prefix: Prefix, mass: Mapping[str, Tensor], share: Fraction) -> Prefix:
-    """Keep `share` of each slot's tokens (rounded, at least one), by `mass` (slot → `[num_kv_heads, length]`).
+    """Keep the `share` of each slot's tokens (rounded, at least one) with most `mass`.
 
-    Exact for a query that gives what is dropped no attention; elsewhere the rest takes up its share.
+    mass: slot → `[num_kv_heads, length]`. The result is exact for a query that gives dropped tokens no attention. For
+    other queries their attention goes to all other tokens.
     """
     return _shorter(prefix, {name: _drop(kv, kept_tokens(mass[name], share)) for name, kv in prefix.slots.items()})
 
 
 def merge(prefix: Prefix, mass: Mapping[str, Tensor], share: Fraction) -> Prefix:
-    """As `drop`, but each dropped token joins the kept one of its head whose key is most like its own (cosine); keys
-    and values of what has joined become their mean, weighted by mass. Wan et al. 2024 ("D2O") merge so in a cache.
+    """Like `drop`, but merge each dropped token into the kept token of its head with the most similar key (cosine).
 
-    Not exact even for k tokens alike: together they had k times one's mass. One key has it only if its score is
-    raised by log k (the "proportional attention" of Bolya et al. 2023, §3), which keys and values alone can't express
-    for every query.
+    Keys and values of merged tokens are their mean, weighted by mass. Wan et al. 2024 ("D2O") merge tokens of a cache
+    in this way. The result is not exact even for k equal tokens: together they had k times the mass of one. One key
+    would need a score higher by log k (the "proportional attention" of Bolya et al. 2023, §3), which keys and values
+    can't give for every query.
     """
     slots = {name: _merge(kv, mass[name], kept_tokens(mass[name], share)) for name, kv in prefix.slots.items()}
     return _shorter(prefix, slots)
 
 
 def kept_tokens(mass: Tensor, share: Fraction) -> Tensor:
-    """Indices `[num_kv_heads, k]`, ascending, of each head's most attended tokens; equal ones: the first."""
+    """Return the ascending indices `[num_kv_heads, k]` of each head's tokens with most mass; of equals the first."""
     length = mass.shape[1]
     count = min(length, max(1, round(length * share)))
     return mass.argsort(dim=1, descending=True, stable=True)[:, :count].sort(dim=1).values
 
 
 def require_tokens(base: Base) -> None:
-    """Raise `PositionError` or `CompressionError` where a prefix of `base` can't lose tokens."""
+    """Raise `PositionError` or `CompressionError` if a prefix of `base` can't lose tokens."""
     slots = base.model_slots
     if slots.route != "cache":
         return
@@ -68,7 +69,7 @@ def require_tokens(base: Base) -> None:
 
 
 def _drop(kv: KV, kept: Tensor) -> KV:
-    return KV(*(_pick(part, kept) for part in kv))
+    return KV(*(_pick(tensor, kept) for tensor in kv))
 
 
 def _merge(kv: KV, mass: Tensor, kept: Tensor) -> KV:
@@ -76,18 +77,18 @@ def _merge(kv: KV, mass: Tensor, kept: Tensor) -> KV:
     if not count:
         return kv
     key = F.normalize(kv.key.double(), dim=-1)
-    joins = (key @ _pick(key, kept).transpose(1, 2)).argmax(-1)  # [heads, length] → 0…k−1
-    joins.scatter_(1, kept, torch.arange(count).expand(heads, -1))
-    weights = F.one_hot(joins, count).double() * (mass + _NOTHING)[..., None]  # [heads, length, k]
+    target = (key @ _pick(key, kept).transpose(1, 2)).argmax(-1)  # [heads, length] → 0…k−1
+    target.scatter_(1, kept, torch.arange(count).expand(heads, -1))
+    weights = F.one_hot(target, count).double() * (mass + _TINY)[..., None]  # [heads, length, k]
     weights = (weights / weights.sum(1, keepdim=True)).transpose(1, 2)
-    return KV(*((weights @ part.double()).to(part.dtype) for part in kv))
+    return KV(*((weights @ tensor.double()).to(tensor.dtype) for tensor in kv))
 
 
 def _pick(tensor: Tensor, index: Tensor) -> Tensor:
-    """`[heads, m, d]` at `index` `[heads, k]` → `[heads, k, d]`."""
+    """Return the tokens `index` `[heads, k]` of `[heads, m, d]`, `[heads, k, d]`."""
     return tensor.gather(1, index[..., None].expand(-1, -1, tensor.shape[-1]))
 
 
 def _shorter(prefix: Prefix, slots: Mapping[str, KV]) -> Prefix:
-    """Extra tensors go: they belong to the tokens there were."""
+    """Return `prefix` with other slots and without extra tensors, which belong to the former tokens."""
     return replace(prefix, slots=slots, extras={})

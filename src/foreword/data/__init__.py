@@ -1,4 +1,4 @@
-"""Data: readers that report every bad row with file and line, and items ready for the model."""
+"""Data: readers that report every bad row with file and line, and items for the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From rows to `Example`s: checked, rendered and tokenised, with every problem reported."""
+"""From rows to items: rows are checked, rendered and tokenised, and every problem is reported."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from foreword.base.rendering import Renderer
 from foreword.data.readers import BadRow, Row, read_rows
 from foreword.errors import DataError
 
-SHOWN = 10
-AHEAD = 1024  # rows that are read, and may be tokenised, together
+SHOWN = 10  # bad rows that an error message shows
+AHEAD = 1024  # rows that are read together, so that they can be tokenised together
 T = TypeVar("T")
 ItemT = TypeVar("ItemT", bound="Item")
 
 
 class Item(Protocol):
-    """One row for a model: what it reads, the answer in words, and where the row stands (file and line)."""
+    """One row for a model: its token ids, the answer as a text, and where the row stands (file and line)."""
 
     @property
     def prompt_ids(self) -> tuple[int, ...]: ...
     @property
     def target_ids(self) -> tuple[int, ...]:
-        """Token ids of the answer; empty where the answer is not written."""
+        """Token ids of the answer; empty if the model doesn't generate it."""
 
     @property
     def target(self) -> str: ...
@@ -34,12 +34,12 @@ class Item(Protocol):
     def num_tokens(self) -> int: ...
     @property
     def content(self) -> Any:
-        """What a run depends on; where the row stands is no part of it."""
+        """The fields that the result of a run depends on, without the place of the row."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A row of language modelling: prompt and target token ids (end token included), their texts, where it stands."""
+    """A row of language modelling: prompt and target token ids (with the end token), their texts, file and line."""
 
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
@@ -59,9 +59,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Reading:
-    """How much of a source is read. max_tokens: of a row; None: any. max_bad_rows: above it nothing is read.
+    """How a source is read.
 
-    limit: stop after so many usable rows. split: of a Datasets source that names none.
+    max_tokens: the most tokens of a usable row; None: any number. max_bad_rows: with more bad rows reading fails.
+    limit: number of usable rows after which reading stops; None: all. split: of a Datasets source that names none.
     """
 
     max_tokens: int | None = None
@@ -76,22 +77,23 @@ def load_items(
     reading: Reading,
     ahead: Callable[[Sequence[Mapping[str, Any]]], None] = lambda rows: None,
 ) -> tuple[list[ItemT], list[BadRow]]:
-    """All usable rows of `source` as items, in file order, and the bad ones. The one reader of rows.
+    """Return all usable rows of `source` as items, in file order, and the bad rows.
 
-    make(fields, where): the item of a row, or a text that says what is wrong with it. ahead: told the fields of the
-    rows that come next. A row is also bad if its line can't be read, or if it has more than `max_tokens` tokens.
-    Raises `DataError`, listing file and line of each (the first ten in the text), if there are more
-    than `max_bad_rows`, or if no row is usable.
+    make(fields, where): returns the item of a row, or a text that says what is wrong with the row. ahead: called with
+    the fields of the rows that come next. A row is also bad if its line can't be read, or if it has more than
+    `max_tokens` tokens.
+    Raises `DataError` if there are more than `max_bad_rows` bad rows, or if no row is usable. It lists file and line of
+    each bad row (the first ten in the text).
     """
 
-    def made() -> Iterator[ItemT | BadRow]:
+    def items() -> Iterator[ItemT | BadRow]:
         rows = read_rows(source, reading.split)
-        while some := list(islice(rows, AHEAD if reading.limit is None else min(reading.limit, AHEAD))):
-            ahead([row.fields for row in some if isinstance(row, Row)])
-            for row in some:
+        while chunk := list(islice(rows, AHEAD if reading.limit is None else min(reading.limit, AHEAD))):
+            ahead([row.fields for row in chunk if isinstance(row, Row)])
+            for row in chunk:
                 yield row if isinstance(row, BadRow) else _checked(row, make(row.fields, row.where), reading)
 
-    return collect(source, made(), reading.max_bad_rows, reading.limit)
+    return collect(source, items(), reading.max_bad_rows, reading.limit)
 
 
 def _checked(row: Row, item: ItemT | str, reading: Reading) -> ItemT | BadRow:
@@ -104,12 +106,12 @@ def _checked(row: Row, item: ItemT | str, reading: Reading) -> ItemT | BadRow:
 
 
 def collect(
-    source: str, made: Iterable[T | BadRow], max_bad_rows: int, limit: int | None = None
+    source: str, rows: Iterable[T | BadRow], max_bad_rows: int, limit: int | None = None
 ) -> tuple[list[T], list[BadRow]]:
-    """(usable rows, bad rows) of `made`. limit: stop after so many usable ones. Raises `DataError` as above."""
+    """Return (usable rows, bad rows) of `rows`. limit: see `Reading`. Raises `DataError` as `load_items` does."""
     usable: list[T] = []
     bad: list[BadRow] = []
-    for row in made:
+    for row in rows:
         if isinstance(row, BadRow):
             bad.append(row)
         else:
@@ -125,13 +127,13 @@ def collect(
 
 
 def describe(source: str, bad: Sequence[BadRow]) -> str:
-    """One line that counts the bad rows of `source` and shows the first ten."""
+    """Return one line that counts the bad rows of `source` and shows the first ten."""
     more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     return f"{source}: {len(bad)} bad row{'s' * (len(bad) != 1)}: " + "; ".join(map(str, bad[:SHOWN])) + more
 
 
 def load_example(fields: Mapping[str, Any], where: str, renderer: Renderer, target_field: str) -> Example | str:
-    """The example of a row's fields, or what is wrong with it."""
+    """Return the example of a row's fields, or a text that says what is wrong with the row."""
     problem = _first_problem(fields, renderer.fields, target_field)
     if problem is not None:
         return problem
@@ -146,7 +148,7 @@ def load_example(fields: Mapping[str, Any], where: str, renderer: Renderer, targ
 def rendered_pairs(
     rows: Iterable[Mapping[str, Any]], renderer: Renderer, target_field: str
 ) -> Iterator[tuple[str, str]]:
-    """(prompt, target) texts of the rows that are usable."""
+    """Yield the (prompt, target) texts of the usable rows."""
     for fields in rows:
         if _first_problem(fields, renderer.fields, target_field) is None:
             yield renderer.prompt(fields), _target(fields, target_field)
@@ -158,6 +160,7 @@ def _target(fields: Mapping[str, Any], target_field: str) -> str:
 
 
 def _first_problem(fields: Mapping[str, Any], inputs: Sequence[str], target_field: str) -> str | None:
+    """Return the first thing that is wrong with input fields, target or references, or None."""
     for name in inputs:
         if problem := text_problem(fields, name):
             return problem
@@ -178,7 +181,7 @@ def _first_problem(fields: Mapping[str, Any], inputs: Sequence[str], target_fiel
 
 
 def text_problem(fields: Mapping[str, Any], name: str) -> str | None:
-    """What is wrong with a field that must be text, or None."""
+    """Return what is wrong with a field that must be a text with characters other than white space, or None."""
     if name not in fields:
         return f"field {name!r} is missing (the row has {', '.join(sorted(map(str, fields))) or 'none'})"
     value = fields[name]

@@ -1,9 +1,9 @@
-"""The order in which a seed visits the rows: a pure function of seed and position, so a run can resume anywhere.
+"""The order of rows in training: a function of seed and position alone, so that a run can resume at any step.
 
-Each epoch is a new permutation. Where batches are padded, rows of similar length go into one: the permutation is cut
-into windows of several batches; a window is sorted by length and cut into batches, and the batches are shuffled. This
-spares most of the padding. Without padding there is nothing to spare, and batches are as random as can be, from which
-training gains (docs/performance.md).
+Each epoch is a new permutation. If batches are padded, rows of similar length share a batch: the permutation is cut
+into windows of several batches; each window is sorted by length and cut into batches; the batches are shuffled. This
+avoids most of the padding. If batches are not padded, they are fully random, which is better for training
+(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from collections.abc import Iterator, Sequence
 import torch
 
 WINDOW = 16  # batches
-HELD_OUT = 96  # rows
+HELD_OUT = 96  # the most rows that a run holds out
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:
-    """Batches of one epoch; one may be smaller, no row is left out."""
+    """Return the number of batches in one epoch. One of them can be smaller; no row is left out."""
     return math.ceil(num_rows / batch_size)
 
 
 def batches(
     lengths: Sequence[int], batch_size: int, seed: int, start: int = 0, window: int = WINDOW
 ) -> Iterator[list[int]]:
-    """Row indices of batch `start`, `start + 1`, … without end. lengths: tokens of each row. window: batches among which
-    rows are sorted by length; 1 leaves them as they come."""
+    """Yield the row indices of batch `start`, `start + 1`, … without end.
+
+    lengths: tokens of each row. window: number of batches in a window; 1 makes fully random batches.
+    """
     per_epoch = steps_per_epoch(len(lengths), batch_size)
     epoch, first = divmod(start, per_epoch)
     while True:
@@ -35,24 +37,24 @@ def batches(
 
 
 def permutation(num_rows: int, seed: int, epoch: int) -> list[int]:
-    """A seeded random order of `num_rows` rows."""
+    """Return a seeded random order of `num_rows` rows."""
     order: list[int] = torch.randperm(num_rows, generator=_generator(seed, epoch)).tolist()
     return order
 
 
 def held_out(num_rows: int, most: int, seed: int) -> list[int]:
-    """The rows, in order, that a run without a validation file holds out: at most `most`, and a tenth."""
+    """Return the rows, in order, that a run without a validation file holds out: a tenth, but at most `most`."""
     return sorted(permutation(num_rows, seed, -1 % 2**31)[: min(most, num_rows // 10)])
 
 
 def _epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int, window: int) -> list[list[int]]:
     order = permutation(len(lengths), seed, epoch)
-    cut: list[list[int]] = []
+    in_order: list[list[int]] = []
     for start in range(0, len(order), window * batch_size):
-        near = sorted(order[start : start + window * batch_size], key=lambda row: lengths[row])
-        cut += [near[index : index + batch_size] for index in range(0, len(near), batch_size)]
-    shuffle = torch.randperm(len(cut), generator=_generator(seed, epoch)).tolist()
-    return [cut[index] for index in shuffle]
+        by_length = sorted(order[start : start + window * batch_size], key=lambda row: lengths[row])
+        in_order += [by_length[index : index + batch_size] for index in range(0, len(by_length), batch_size)]
+    shuffle = torch.randperm(len(in_order), generator=_generator(seed, epoch)).tolist()
+    return [in_order[index] for index in shuffle]
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

@@ -1,6 +1,6 @@
-"""Reading rows from JSONL, CSV, TSV, Parquet, a Datasets folder or a Datasets id.
+"""Read rows from JSONL, CSV, TSV, Parquet, a Datasets folder or a Datasets id.
 
-Readers yield `Row`s and `BadRow`s in file order; they never drop a line in silence.
+Readers yield `Row`s and `BadRow`s in file order. They report every line that they can't use.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BadRow:
 
 
 def read_rows(source: str, split: str = "train") -> Iterator[Row | BadRow]:
-    """The rows of `source`: a file by its suffix, a folder, or a Datasets id (`org/name` or `org/name:split`).
+    """Read the rows of `source`: a file by its suffix, a folder, or a Datasets id (`org/name` or `org/name:split`).
 
     split: used for Datasets sources that don't name one. Raises `DataError` if there is nothing to read.
     """
@@ -76,7 +76,7 @@ def _json_row(path: Path, line: int, raw: bytes) -> Row | BadRow:
         value = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         return BadRow(str(path), line, f"not valid UTF-8 (byte {error.start} of the line)")
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError: also for a number of thousands of digits
         return BadRow(str(path), line, f"not valid JSON: {error}")
     if not isinstance(value, dict):
         return BadRow(str(path), line, f"must be a JSON object, not {type(value).__name__}")
@@ -84,7 +84,7 @@ def _json_row(path: Path, line: int, raw: bytes) -> Row | BadRow:
 
 
 def _lines(handle: io.BufferedReader) -> Iterator[tuple[int, bytes | str]]:
-    """(line number, bytes), or (line number, problem) for a line over `MAX_LINE`, which is skipped unread."""
+    """Yield (line number, bytes), or (line number, problem) for a line over `MAX_LINE`, which is skipped."""
     line = 0
     while raw := handle.readline(MAX_LINE + 1):
         line += 1
@@ -109,7 +109,7 @@ def _tsv(path: Path) -> Iterator[Row | BadRow]:
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | BadRow]:
-    # surrogateescape keeps undecodable bytes visible, so that the row can be reported instead of the file
+    # surrogateescape keeps undecodable bytes, so that the error names the row and not the file
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         reader = csv.reader(handle, delimiter=delimiter, strict=True)
         header = next(reader, None)
@@ -123,7 +123,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | BadRow]:
                 return
             except csv.Error as error:
                 yield BadRow(str(path), start, f"not valid CSV: {error}")
-                for line in range(start + 1, reader.line_num + 1):  # an open quote takes all lines after it
+                for line in range(start + 1, reader.line_num + 1):  # an open quote takes in all following lines
                     yield BadRow(str(path), line, f"swallowed by the row that begins in line {start}")
                 continue
             if cells:

@@ -1,1 +1,1 @@
-"""The demo: teach the base to sum up a Python function in one line, from the interpreter's own standard library."""
+"""The demo: train the base to summarise a Python function in one line, on the standard library's functions."""

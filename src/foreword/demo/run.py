@@ -1,4 +1,4 @@
-"""The demo from start to end: data, training, and a comparison with what needs no training."""
+"""The whole demo: data, training, and a comparison with methods that need no training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVALUATION_BATCH = 15
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """steps: optimizer steps. rows: validation rows measured. output: run folder. seed: of rows and order."""
+    """steps: optimizer steps. rows: number of measured validation rows. output: run folder. seed: of rows and order."""
 
     steps: int = 20
     rows: int = 30
@@ -45,11 +45,11 @@ def train_demo(base: Base, config: DemoConfig, observer: Observer | None = None)
 def compare(
     base: Base, data: DemoData, result: TrainResult, progress: Callable[[str, int, int], None] | None = None
 ) -> dict[str, EvalResult]:
-    """Measure five contenders on the same held-out functions; the trained prefix is the last."""
+    """Measure five contenders on the same held-out functions. The trained prefix comes last."""
     few_shot = Prefix.from_text("".join(map(shown, data.shots)), base)
     contenders: dict[str, tuple[Path, str | None, Prefix | None]] = {
         "plain base": (data.validation, TEMPLATE, None),
-        "base + instruction": (data.instructed, None, None),  # as a chat, which this base was tuned for
+        "base + instruction": (data.instructed, None, None),  # as a chat, for which this base was tuned
         f"base + {len(data.shots)} examples": (data.validation, TEMPLATE, few_shot),
         "prefix, step 0": (data.validation, TEMPLATE, result.initial),
         "prefix, trained": (data.validation, TEMPLATE, result.prefix),
@@ -63,7 +63,7 @@ def compare(
 
 
 def first_line(text: str) -> str:
-    """The first line with something in it: all that is asked for, and the kindest reading of a longer answer."""
+    """Return the first line that is not empty. The task asks for one line, so the rest of an answer is dropped."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
@@ -75,7 +75,7 @@ def _measure(base: Base, rows: Path, template: str | None, prefix: Prefix | None
 
 
 def train_config(config: DemoConfig, data: DemoData) -> TrainConfig:
-    """The training settings of the demo."""
+    """Return the training settings of the demo."""
     return TrainConfig(
         data=str(data.training),
         validation=str(data.validation),
@@ -96,6 +96,6 @@ def train_config(config: DemoConfig, data: DemoData) -> TrainConfig:
 
 
 def peak_megabytes() -> float:
-    """The most memory this process has held."""
+    """Return the peak memory of this process in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,4 +1,4 @@
-"""Examples from the running interpreter's standard library: a function's code, and its docstring's one-line summary."""
+"""Examples from the interpreter's standard library: a function's code and the one-line summary in its docstring."""
 
 from __future__ import annotations
 
@@ -26,25 +26,28 @@ class Function:
 
 
 def functions() -> list[Function]:
-    """Every suitable function, ordered by module and position; the same on each run of one interpreter."""
+    """Return every suitable function, ordered by module and position. One interpreter always gives the same list."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    found: list[Function] = []
+    candidates: list[Function] = []
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         if not _SKIPPED.intersection(relative.parts):
-            found += _in_file(path, ".".join(relative.with_suffix("").parts))
+            candidates += _in_file(path, ".".join(relative.with_suffix("").parts))
     unique: dict[str, Function] = {}
-    for function in found:
+    for function in candidates:
         unique.setdefault(function.code, function)
     return list(unique.values())
 
 
-def split(found: list[Function]) -> tuple[list[Function], list[Function]]:
-    """(training, validation): a tenth of the top-level packages, chosen by a hash of their name, is held out
-    whole, so that no validation module is trained on."""
+def split(examples: list[Function]) -> tuple[list[Function], list[Function]]:
+    """Split `examples` into (training, validation).
+
+    A tenth of the top-level packages, chosen by a hash of their name, is held out as a whole, so that no module has
+    both training and validation rows.
+    """
     training: list[Function] = []
     validation: list[Function] = []
-    for function in found:
+    for function in examples:
         package = function.module.split(".")[0]
         held_out = hashlib.sha256(package.encode()).digest()[0] % 10 == 0
         (validation if held_out else training).append(function)
@@ -55,7 +58,7 @@ def _in_file(path: Path, module: str) -> Iterator[Function]:
     try:
         source = path.read_text(encoding="utf-8")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the library's own invalid escapes are not ours to report
+            warnings.simplefilter("ignore")  # don't report invalid escapes in the library's code
             tree = ast.parse(source)
     except (UnicodeDecodeError, SyntaxError):
         return
@@ -68,7 +71,7 @@ def _in_file(path: Path, module: str) -> Iterator[Function]:
 
 
 def _summary(docstring: str | None) -> str | None:
-    """The first paragraph on one line if it is one sentence, else None."""
+    """Return the first paragraph on one line if it is one sentence, else None."""
     if not docstring:
         return None
     text = " ".join(docstring.strip().split("\n\n")[0].split())
@@ -77,7 +80,7 @@ def _summary(docstring: str | None) -> str | None:
 
 
 def _code(node: ast.FunctionDef | ast.AsyncFunctionDef, source: str) -> str | None:
-    """The function's source without its docstring, dedented; None if nothing else is in it."""
+    """Return the function's source without its docstring, dedented; None if it has nothing else."""
     if len(node.body) < 2:
         return None
     lines = source.splitlines()

@@ -1,4 +1,4 @@
-"""The demo's task: rows, prompt, and the texts it is compared against."""
+"""The demo's task: rows, prompt, and the texts of its comparison."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ SHOTS = 3
 
 @dataclass(frozen=True)
 class DemoData:
-    """training, validation, instructed: JSONL files, the last two of the same held-out rows, without and with
-    the instruction. shots: the rows that initialise the prefix and serve as examples."""
+    """The demo's files and rows.
+
+    training, validation, instructed: JSONL files. The last two contain the same held-out rows, without and with the
+    instruction. shots: the rows that initialise the prefix and are the few-shot examples.
+    """
 
     training: Path
     validation: Path
@@ -48,12 +51,12 @@ def prepare(folder: Path, rows: int) -> DemoData:
 
 
 def shown(function: Function) -> str:
-    """A row as few-shot examples show it: prompt, answer, blank lines."""
+    """Return a row as a few-shot example: prompt, answer, blank lines."""
     return TEMPLATE.format(input=function.code) + " " + function.summary + "\n\n\n"
 
 
 def _shots(training: Sequence[Function]) -> tuple[Function, ...]:
-    """Short, plain rows from different places of the training data."""
+    """Return `SHOTS` short rows from different places of the training data."""
     short = [function for function in training if len(function.code) < 120 and len(function.summary) < 60]
     return tuple(short[len(short) * number // SHOTS] for number in range(SHOTS))
 

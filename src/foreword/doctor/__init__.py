@@ -1,1 +1,1 @@
-"""What `foreword doctor` prints: the installation (`report`) and a self-check on a tiny model (`checks`)."""
+"""The output of `foreword doctor`: the installation (`report`) and a self-check on a tiny model (`checks`)."""

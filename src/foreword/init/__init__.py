@@ -1,9 +1,9 @@
 """Initialisation: the prefix at step 0. `starting_point` chooses by name.
 
-start      `starting_point`, and what it is told
-text       tokens of words and of frequent words
-mean       every token the mean of words
-random     noise like the base's own keys and values
+start      `starting_point` and its settings
+text       tokens of a text or of frequent words
+mean       every token is the mean of words
+random     noise with the mean and spread of the base's keys and values
 selection  which slots take a prefix, and how long each is
 """
 

@@ -1,4 +1,4 @@
-"""`mean`: every virtual token begins as the mean of the task's words, each moved a little of its own."""
+"""`mean`: every virtual token starts as the mean of the task's words, plus a little noise."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from foreword.errors import ConfigError
 from foreword.methods.base import Start
 from foreword.prefix import KV, Prefix
 
-NOISE = 0.1  # of the words' own spread; equal tokens would get equal gradients where positions don't tell them apart
+NOISE = 0.1  # relative to the spread of the words; without noise, tokens that positions don't distinguish stay equal
 
 
 def mean_start(words: Sequence[int], base: Base, length: int, seed: int) -> Start:
-    """`length` embeddings `[m, width]` around the mean of the words' embeddings, and the keys and values of them."""
+    """Return `length` embeddings `[m, width]` around the mean of the words' embeddings, with their keys and values.
+
+    Raises `ConfigError` for a base without input embeddings.
+    """
     if vocabulary(base) == 0:
         raise ConfigError("init", f"'mean' needs input embeddings; {base.name} has none")
     with torch.no_grad():
-        found = base.model.get_input_embeddings()(torch.tensor([list(words)], device=base.device))[0].float()
-    spread = found.std() if len(words) > 1 else found.abs().mean()
-    noise = torch.randn(length, found.shape[1], generator=torch.Generator().manual_seed(seed)).to(found.device)
-    embeddings = (found.mean(0) + NOISE * spread * noise).to(base.dtype)
+        vectors = base.model.get_input_embeddings()(torch.tensor([list(words)], device=base.device))[0].float()
+    spread = vectors.std() if len(words) > 1 else vectors.abs().mean()
+    noise = torch.randn(length, vectors.shape[1], generator=torch.Generator().manual_seed(seed)).to(vectors.device)
+    embeddings = (vectors.mean(0) + NOISE * spread * noise).to(base.dtype)
     inputs = {"inputs_embeds": embeddings[None]}
     if base.model.config.is_encoder_decoder:
         inputs["decoder_inputs_embeds"] = embeddings[None]

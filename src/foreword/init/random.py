@@ -1,7 +1,7 @@
 """`random`: noise with the mean and spread of the base's real keys and values, per slot, head and channel.
 
-N(0, 1), the usual default, is far from what attention expects: key channels differ in scale by
-orders of magnitude, and values are small.
+N(0, 1), the usual default, is far from real keys and values: key channels differ in scale by orders of
+magnitude, and values are small.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from foreword.prefix import KV, Prefix
 
 
 def random_prefix(sample_ids: list[int], base: Base, *, length: int, seed: int) -> Prefix:
-    """A prefix of `length` drawn to match the keys and values that `base` has for `sample_ids`.
+    """Return a random prefix of `length` tokens, with the statistics of the keys and values of `sample_ids`.
 
-    The first token is left out of the statistics: it is an attention sink with a scale of its own.
+    The first token is left out of the statistics: it is an attention sink with another scale.
     """
     generator = torch.Generator().manual_seed(seed)
     captured = base.capture(torch.tensor([sample_ids]))

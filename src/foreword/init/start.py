@@ -1,4 +1,4 @@
-"""Choosing and making the prefix at step 0."""
+"""Choose and make the prefix at step 0."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ SAMPLE_TOKENS = 256  # random: tokens of training text whose activations are mea
 
 @dataclass(frozen=True)
 class Beginning:
-    """How training starts. init: text, vocab, labels, mean, random or prefix. length: virtual tokens.
+    """How training starts.
 
-    text: for text the text itself, for vocab and mean the words; None: of the training rows. prefix: the folder of
-    a saved prefix to go on from. method: the one that is trained. slots, lengths: see `TrainConfig`.
+    init: text, vocab, labels, mean, random or prefix. length: virtual tokens. text: for `text` the text itself, for
+    `vocab` and `mean` the words; None: they are taken from the training rows. prefix: the folder of a saved prefix that
+    training continues. method: the method that is trained. slots, lengths: see `TrainConfig`.
     """
 
     init: str = "text"
@@ -49,13 +50,13 @@ def starting_point(
     labels: Sequence[str] = (),
     roles: set[str] | None = None,
 ) -> Start:
-    """What training starts from, on the base's device, with the input embeddings of its tokens where it has some.
+    """Return the start of training, on the base's device, with the input embeddings of its tokens if it has some.
 
-    items: training rows, rendered as they are trained on. labels: the classes, for the initialisation of that name.
-    roles: of the slots that the task uses; the others take no prefix.
+    items: the training rows. labels: the classes, for the initialisation `labels`.
+    roles: those of the slots that the task uses; other slots take no prefix.
     Raises `ConfigError` if an existing prefix has another length, or for slots and lengths that don't fit.
     """
-    start = _whole(base, items, beginning, labels)
+    start = _for_all_slots(base, items, beginning, labels)
     if not start.prefix.slots:
         return start
     used = {name: kv for name, kv in start.prefix.slots.items() if roles is None or name.partition(".")[0] in roles}
@@ -65,25 +66,25 @@ def starting_point(
     return replace(start, prefix=selected)
 
 
-def _whole(base: Base, items: Sequence[Item], beginning: Beginning, labels: Sequence[str]) -> Start:
+def _for_all_slots(base: Base, items: Sequence[Item], beginning: Beginning, labels: Sequence[str]) -> Start:
     if beginning.init == "prefix":
-        existing = _existing(base, beginning)
-        return Start(existing, existing.extras.get(EMBEDDINGS), base)
+        saved = _saved_prefix(base, beginning)
+        return Start(saved, saved.extras.get(EMBEDDINGS), base)
     if beginning.init == "random":
         sample = list(chain.from_iterable((*item.prompt_ids, *item.target_ids) for item in items[:64]))
-        drawn = random_prefix(_plain(sample)[:SAMPLE_TOKENS], base, length=beginning.length, seed=beginning.seed)
-        return Start(drawn, None, base)
+        prefix = random_prefix(_plain(sample)[:SAMPLE_TOKENS], base, length=beginning.length, seed=beginning.seed)
+        return Start(prefix, None, base)
     if beginning.init == "mean":
         return mean_start(_words(base, items, beginning), base, beginning.length, beginning.seed)
     return _of_tokens(_tokens(base, items, beginning, labels), base, beginning.init)
 
 
 def _of_tokens(ids: list[int], base: Base, method: str) -> Start:
-    """Keys and values of `ids`, and the embeddings that the same forward pass computes on the way."""
-    seen: list[torch.Tensor] = []
-    # inside the model's own forward, where a sharded base has its weights together
+    """Return keys and values of `ids`, and the input embeddings that the same forward pass computes."""
+    embeddings: list[torch.Tensor] = []
+    # read in the model's forward, because a sharded base gathers its weights only there
     handles = [
-        table.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+        table.register_forward_hook(lambda module, args, output: embeddings.append(output[0]))
         for table in tables_of(base.model)
     ]
     try:
@@ -91,7 +92,7 @@ def _of_tokens(ids: list[int], base: Base, method: str) -> Start:
     finally:
         for handle in handles:
             handle.remove()
-    return Start(prefix, seen[0].detach() if seen else None, base)
+    return Start(prefix, embeddings[0].detach() if embeddings else None, base)
 
 
 def _tokens(base: Base, items: Sequence[Item], beginning: Beginning, labels: Sequence[str]) -> list[int]:
@@ -108,19 +109,19 @@ def _tokens(base: Base, items: Sequence[Item], beginning: Beginning, labels: Seq
 
 
 def _words(base: Base, items: Sequence[Item], beginning: Beginning) -> list[int]:
-    """The tokens of the given words, or the most frequent ones of the targets."""
+    """Return the tokens of `beginning.text`, or the most frequent tokens of the targets if it is None."""
     if beginning.text is not None:
         return text_ids(beginning.text, base)
     return frequent_tokens([item.target for item in items], base)
 
 
 def _plain(ids: Sequence[int]) -> list[int]:
-    """Without places for virtual tokens."""
+    """Return `ids` without places for virtual tokens."""
     return [token for token in ids if token < PLACE_ID]
 
 
 def rendered_rows(items: Sequence[Item], length: int) -> list[int]:
-    """The first `length` tokens of the training rows, one after another; repeated if they are too few."""
+    """Return the first `length` tokens of the training rows, one row after another; repeated if there are too few."""
     ids: list[int] = []
     for item in items:
         ids += _plain([*item.prompt_ids, *item.target_ids])
@@ -129,7 +130,8 @@ def rendered_rows(items: Sequence[Item], length: int) -> list[int]:
     return (ids * (length // len(ids) + 1))[:length]
 
 
-def _existing(base: Base, beginning: Beginning) -> Prefix:
+def _saved_prefix(base: Base, beginning: Beginning) -> Prefix:
+    """Load the prefix that training continues. Raises `ConfigError` if method or length don't fit it."""
     folder = str(beginning.prefix)
     prefix = Prefix.load(folder, device=base.device)
     base.require_fit(prefix)

@@ -1,6 +1,6 @@
-"""Methods: ways to produce a `Prefix` while training. The registry is closed; a method is one file and one line here.
+"""Methods: ways to produce a `Prefix` in training. The registry is closed: a method is one file and one line here.
 
-A package can add one without a change here: an entry point in the group `foreword.methods` (see `plugins`).
+A package can add a method without a change here, by an entry point in the group `foreword.methods` (see `plugins`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ METHODS: dict[str, Method] = {
 
 
 def get_method(name: str) -> Method:
-    """The method called `name`, Foreword's own or a plugin's. Raises `ConfigError` listing the known ones."""
+    """Return the method called `name`, Foreword's own or a plugin's. Raises `ConfigError` for an unknown name."""
     return plugins.find("foreword.methods", "method", METHODS, name)
 
 

@@ -1,4 +1,4 @@
-"""The seam between methods and everything else: a `Method` describes, a `Producer` holds what is trained."""
+"""The interface of methods: a `Method` describes one, a `Producer` holds the parameters that it trains."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from foreword.settings import build
 
 @dataclass(frozen=True)
 class Start:
-    """What training starts from.
+    """The start of training.
 
     prefix: keys and values at step 0. embeddings: the input embeddings they were computed from,
-    `[m, hidden_size]`; None where there are none. base: the frozen model.
+    `[m, hidden_size]`; None if there are none. base: the frozen model.
     """
 
     prefix: Prefix
@@ -36,25 +36,25 @@ class Start:
 
 
 class ParameterGroup(NamedTuple):
-    """Parameters that share a learning rate. lr: their peak; None: the run's."""
+    """Parameters that share a learning rate. lr: its peak; None: that of the run."""
 
     parameters: list[nn.Parameter]
     lr: float | None = None
 
 
 class Producer(nn.Module):
-    """What is trained. Calling it gives the current `Prefix`, differentiable with respect to its parameters."""
+    """The parameters that are trained. A call returns the current `Prefix`, differentiable with respect to them."""
 
     @abstractmethod
     def forward(self) -> Prefix:
-        """The prefix for this step."""
+        """Return the prefix for this step."""
 
     def groups(self) -> list[ParameterGroup]:
-        """What is trained, by learning rate."""
+        """Return the trained parameters, grouped by learning rate."""
         return [ParameterGroup([parameter for parameter in self.parameters() if parameter.requires_grad])]
 
     def finish(self) -> Prefix:
-        """The final prefix: plain tensors, nothing of the method left."""
+        """Return the final prefix, with plain tensors that don't depend on the method."""
         prefix = self()
         slots = {name: type(kv)(*(tensor.detach().clone() for tensor in kv)) for name, kv in prefix.slots.items()}
         extras = {name: tensor.detach().clone() for name, tensor in prefix.extras.items()}
@@ -68,24 +68,25 @@ class Producer(nn.Module):
 
 
 def by_name(module: nn.Module, *names: str) -> list[nn.Parameter]:
-    """The parameters of `module` whose name begins with one of `names`."""
+    """Return the parameters of `module` whose name begins with one of `names`."""
     return [parameter for name, parameter in module.named_parameters() if name.partition(".")[0] in names]
 
 
 def trainable(tensor: Tensor) -> Tensor:
-    """A contiguous copy of `tensor` to train: float32, or its own dtype where that is wider."""
+    """Return a contiguous copy of `tensor` for training: float32, or its own dtype if that is wider."""
     wide = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
     return wide.clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A parameterisation.
+    """A parameterisation of a prefix.
 
-    start(start, options): a producer whose first prefix is exactly `start.prefix`, or an exact no-op where `neutral`.
-    count(slots, length, width, options): parameters trained; width: of the input embeddings. formula: the same in words.
-    options: frozen dataclass of the method's own settings. default_lr: a good peak learning rate.
-    kind(model): the kind of prefix it makes for a Transformers model.
+    start(start, options): makes a producer whose first prefix is exactly `start.prefix`. If `neutral`, the first prefix
+    instead changes nothing.
+    count(slots, length, width, options): the number of trained parameters; width: of the input embeddings.
+    formula: `count` in words. options: frozen dataclass of the method's own settings.
+    default_lr: a good peak learning rate. kind(model): the kind of prefix that it makes for a Transformers model.
     """
 
     name: str
@@ -99,5 +100,5 @@ class Method:
     neutral: bool = False
 
     def parse_options(self, values: Mapping[str, Any]) -> Any:
-        """The method's settings from plain values. Raises `ConfigError` for an unknown or wrong one."""
+        """Make the method's settings from plain values. Raises `ConfigError` for an unknown or wrong one."""
         return build(self.options, values, f"options of method {self.name}")

@@ -1,15 +1,15 @@
-"""`conditioned`: a learned base prefix, and a light network that changes it by the row's input.
+"""`conditioned`: a learned base prefix, and a small network that changes it for the input of each row.
 
 After Clive et al. 2021, "Control Prefixes", and Liu et al. 2022, "Late Prompt Tuning", §3: a prompt that depends on the
-instance. The mean x̄ `[width]` of the input embeddings of the row's own tokens (never the target's, never padding)
-scales r directions along which the prefix moves:
+instance. The network reads x̄ `[width]`, the mean input embedding of the prompt's tokens (no target, no padding).
+Its output scales r directions along which the prefix moves:
 
     P(l, x) = base(l) + U · diag(s(x)) · V(l),   s(x) = W₂ · tanh(W₁ · norm(x̄) + b₁) + b₂
 
 with U `[m, r]` shared by all layers, V(l) `[r, H_kv · (d_k + d_v)]`, W₁ `[h, width]`, W₂ `[r, h]`. V starts at zero, so
 training starts exactly from the given initialisation. The change is computed once per row, before the first step of
-generation, and is then the row's own static prefix (`base.inputs`), in mixed batches too. As a whole it can't be
-exported as a key/value cache; what it gives for one input can.
+generation. The result is a static prefix for this row (`base.inputs`), also in mixed batches. A conditioned prefix
+can't be exported as a key/value cache; the static prefix for one input can.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ConditionedOptions:
 
 
 class ConditionedProducer(DirectProducer):
-    """`DirectProducer`'s keys and values, and U, V, W₁, b₁, W₂, b₂ as above."""
+    """Trains the keys and values of `DirectProducer`, and U, V, W₁, b₁, W₂, b₂ as above."""
 
     def __init__(self, start: Start, options: ConditionedOptions) -> None:
         if vocabulary(start.base) == 0:
@@ -60,23 +60,23 @@ class ConditionedProducer(DirectProducer):
         self.inner = nn.Linear(start.width, hidden, dtype=dtype)
         self.outer = nn.Linear(hidden, rank, dtype=dtype)
         if start.prefix.kind.reads_input:
-            self._go_on_from(start.prefix)
+            self._copy_network(start.prefix)
 
-    def _go_on_from(self, prefix: Prefix) -> None:
-        """Take the network of a conditioned prefix. Raises `ConfigError` if it has other sizes."""
-        own = self._network(list(prefix.slots))
+    def _copy_network(self, prefix: Prefix) -> None:
+        """Copy the network of a conditioned prefix. Raises `ConfigError` if it has other sizes."""
+        network = self._network(list(prefix.slots))
         with torch.no_grad():
-            for name, tensor in own.items():
-                given = prefix.extras[name]
-                if given.shape != tensor.shape:
+            for name, tensor in network.items():
+                trained = prefix.extras[name]
+                if trained.shape != tensor.shape:
                     raise ConfigError(
                         "init_prefix",
-                        f"its {name} is {tuple(given.shape)}; with these options it is {tuple(tensor.shape)}",
+                        f"its {name} is {tuple(trained.shape)}; with these options it is {tuple(tensor.shape)}",
                     )
-                tensor.copy_(given)
+                tensor.copy_(trained)
 
     def _network(self, names: list[str]) -> dict[str, torch.Tensor]:
-        """The extra tensors of the prefix, by name."""
+        """Return the extra tensors of the prefix, by name."""
         network = {
             "left": self.left, "inner": self.inner.weight, "inner_bias": self.inner.bias,
             "outer": self.outer.weight, "outer_bias": self.outer.bias,

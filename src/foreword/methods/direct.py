@@ -23,8 +23,10 @@ class DirectOptions:
 
 
 class DirectProducer(Producer):
-    """One parameter per slot and part: key `[num_kv_heads, length, key_dim]`, value likewise, in float32 or the
-    base's wider dtype."""
+    """Trains two parameters per slot: key `[num_kv_heads, length, key_dim]`, value `[num_kv_heads, length, value_dim]`.
+
+    They are float32, or of the base's dtype if that is wider.
+    """
 
     def __init__(self, initial: Prefix) -> None:
         super().__init__()

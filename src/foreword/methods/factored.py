@@ -25,7 +25,7 @@ class FactoredProducer(Producer):
         self.right = nn.ParameterList([torch.zeros(rank, width, dtype=self.dtype) for width in widths])
 
     def left(self, number: int, length: int) -> Tensor:
-        """The left factor of slot `number`, `[length, r]`."""
+        """Return the left factor of slot `number`, `[length, r]`."""
         raise NotImplementedError
 
     def forward(self) -> Prefix:
@@ -40,5 +40,5 @@ class FactoredProducer(Producer):
 
 
 def unit_rows(length: int, rank: int, dtype: torch.dtype) -> Tensor:
-    """Random rows of length about one, so that a step of the right factor moves keys and values as far as itself."""
+    """Return random rows of norm about one. A step of the right factor then changes keys and values by as much."""
     return torch.randn(length, rank, dtype=dtype).div(rank**0.5)

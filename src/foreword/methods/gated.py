@@ -1,12 +1,12 @@
-"""`gated`: a prefix outside the tokens' softmax, behind a gate that starts at zero.
+"""`gated`: a prefix outside the tokens' softmax, multiplied by a gate that starts at zero.
 
 Zhang et al. 2023, "LLaMA-Adapter", §3.2, eq. 4–6: per slot keys and values as in `direct`, and a gate per head,
 
     O = Attn(Q, K, V) + tanh(g) · Attn(Q, P_K, P_V),   g `[H]`, P_K `[H_kv, m, d_k]`, P_V `[H_kv, m, d_v]`
 
-g = 0 at the start, so training starts as the plain base, bit for bit. Real tokens keep their positions (offset 0), since
-the prefix does not share their softmax. A gate is no key and no value: the result is not a key/value cache and can't be
-exported as one.
+g = 0 at the start, so at first the output is that of the plain base, bit for bit. Real tokens keep their positions
+(offset 0), since the prefix does not share their softmax. Because of the gates the result is not a key/value cache and
+can't be exported as one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from foreword.settings import check_types
 
 @dataclass(frozen=True)
 class GatedOptions:
-    """gate_lr: the gates' own peak learning rate; None: the run's."""
+    """gate_lr: the peak learning rate of the gates; None: that of the run."""
 
     gate_lr: float | None = None
 
@@ -40,14 +40,14 @@ class GatedOptions:
 
 
 class GatedProducer(DirectProducer):
-    """`DirectProducer`'s keys and values, and per slot a gate `[H]`."""
+    """Trains the keys and values of `DirectProducer`, and a gate `[H]` per slot."""
 
     def __init__(self, start: Start, options: GatedOptions) -> None:
         super().__init__(start.prefix)
         heads = {slot.name: slot.num_heads for slot in start.base.slots}
-        given, dtype = start.prefix.extras, self.keys[0].dtype  # those of a gated prefix to go on from
-        zero = {f"{name}.gate": torch.zeros(heads[name]) for name in start.prefix.slots}
-        self.gates = nn.ParameterList([given.get(name, gate).to(dtype) for name, gate in zero.items()])
+        trained, dtype = start.prefix.extras, self.keys[0].dtype  # gates, if the start is a gated prefix
+        zeros = {f"{name}.gate": torch.zeros(heads[name]) for name in start.prefix.slots}
+        self.gates = nn.ParameterList([trained.get(name, zero).to(dtype) for name, zero in zeros.items()])
         self._gate_lr = options.gate_lr
 
     def forward(self) -> Prefix:

@@ -1,10 +1,10 @@
-"""`lowrank`: per layer a change of rank r to the initial keys and values.
+"""`lowrank`: a change of rank r to the initial keys and values of each layer.
 
     P(l) = init(l) + U(l) · V(l)ᵀ,   U(l) `[m, r]`, V(l) `[H_kv · (d_k + d_v), r]`
 
-LoRA's form (Hu et al. 2021, §4.1) applied to the prefix itself: V starts at zero, so training starts exactly from the
-given initialisation, which stays frozen. With r = 8 and m = 32 there are 73 % fewer parameters than keys and values for
-SmolLM2's shapes.
+This is the form of LoRA (Hu et al. 2021, §4.1), applied to the prefix. V starts at zero, so training starts exactly
+from the given initialisation, which stays frozen. For SmolLM2's shapes, with r = 8 and m = 32, it has 73 % fewer
+parameters than the keys and values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`mlp`: keys and values come from a small network while training; the network is dropped when finished.
+"""`mlp`: in training a small network makes keys and values. The finished prefix doesn't contain it.
 
 Li & Liang 2021, §4.3: P = MLP(P'), with P' `[m, hidden]` learned, MLP = Linear → Tanh → Linear to the
 keys and values of all layers. Here the network's last layer starts at zero and its output is added to
@@ -36,33 +36,33 @@ class MlpOptions:
 
 
 class MlpProducer(Producer):
-    """embedding `[m, width]` → `[m, hidden]` → `[m, Σ_slots H_kv · (d_k + d_v)]`, in float32 or
-    the base's wider dtype."""
+    """Trains a network: embedding `[m, width]` → `[m, hidden]` → `[m, Σ_slots H_kv · (d_k + d_v)]`.
+
+    Its parameters are float32, or of the base's dtype if that is wider.
+    """
 
     def __init__(self, initial: Prefix, embedding_width: int, options: MlpOptions) -> None:
         super().__init__()
-        widest = max((part.dtype for _, part in initial.tensors()), key=lambda dtype: dtype.itemsize)
+        widest = max((tensor.dtype for _, tensor in initial.tensors()), key=lambda dtype: dtype.itemsize)
         self._initial = initial.to(torch.promote_types(widest, torch.float32))
-        self._parts = [
-            (name, index, tensor) for name, kv in self._initial.slots.items() for index, tensor in enumerate(kv)
-        ]
-        widths = [tensor.shape[0] * tensor.shape[2] for _, _, tensor in self._parts]
+        self._tensors = [(name, tensor) for name, kv in self._initial.slots.items() for tensor in kv]
+        widths = [tensor.shape[0] * tensor.shape[2] for _, tensor in self._tensors]
         self.embedding = nn.Parameter(torch.randn(initial.length, embedding_width))
         self.inner = nn.Linear(embedding_width, options.hidden)
         self.outer = nn.Linear(options.hidden, sum(widths))
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
         self._widths = widths
-        self.to(self._parts[0][2].dtype)
+        self.to(self._tensors[0][1].dtype)
 
     def forward(self) -> Prefix:
         change = self.outer(torch.tanh(self.inner(self.embedding)))
-        made: dict[str, list[torch.Tensor]] = {}
-        for (name, _, start), piece in zip(self._parts, change.split(self._widths, dim=-1), strict=True):
+        pairs: dict[str, list[torch.Tensor]] = {}
+        for (name, start), piece in zip(self._tensors, change.split(self._widths, dim=-1), strict=True):
             heads, length, width = start.shape  # [m, H·d] → [H, m, d]
             delta = piece[:length].view(length, heads, width).transpose(0, 1)
-            made.setdefault(name, []).append(start.to(delta.device) + delta)
-        slots = {name: KV(*tensors) for name, tensors in made.items()}
+            pairs.setdefault(name, []).append(start.to(delta.device) + delta)
+        slots = {name: KV(*pair) for name, pair in pairs.items()}
         return Prefix(slots, self._initial.position_offset, self._initial.base)
 
 
@@ -71,8 +71,8 @@ def _start(start: Start, options: Any) -> Producer:
 
 
 def _count(slots: Sequence[Slot], length: int, width: int, options: Any) -> int:
-    made = sum(slot.parameters(1) for slot in slots)
-    inner, outer = (width + 1) * options.hidden, (options.hidden + 1) * made
+    outputs = sum(slot.parameters(1) for slot in slots)
+    inner, outer = (width + 1) * options.hidden, (options.hidden + 1) * outputs
     return int(length * width + inner + outer)
 
 

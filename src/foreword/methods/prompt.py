@@ -1,18 +1,18 @@
-"""`prompt`: m input embeddings are learned.
+"""`prompt`: learn m input embeddings.
 
 Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", §2: [P; X] with P `[m, width]`
-learned and the model frozen. In a full-attention decoder the keys and values of the m positions depend on
-nothing behind them, so prepending P to every row is the same function as running the model once on P and
-putting the keys and values in front:
+learned and the model frozen. In a full-attention decoder the keys and values of the m positions don't depend on
+later tokens. So the model runs once on P, and the keys and values are put in front of every row. This equals P in
+front of every row:
 
     K_l, V_l = the keys and values that layer l computes for P at positions 0 … m − 1
 
-m tokens a step instead of B · m, and the result is a `Prefix` like any other. The embeddings are kept with it
-(`extras["embeddings"]`), so that a run can go on from it.
+A step computes m tokens instead of B · m, and the result is a `Prefix` like any other. It also contains the embeddings
+(`extras["embeddings"]`), so that a later run can train them further.
 
-Elsewhere (encoders, encoder–decoders, hybrids, windows) it is not the same, and P is inserted among the input
-embeddings of every row (kind "embedding"): before the first real token, after an encoder's [CLS], or where a template
-says `[V]`.
+In other models (encoders, encoder–decoders, hybrids, windows) the two are not equal. There P is inserted among the
+input embeddings of every row (kind "embedding"): before the first real token, after an encoder's [CLS], or in the
+places `[V]` of a template.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class PromptOptions:
 
 
 class PromptProducer(Producer):
-    """embedding `[m, width]`, in float32 or the base's wider dtype. frozen: so many first ones stay as they start."""
+    """Trains embedding `[m, width]`, in float32 or the base's dtype if that is wider.
+
+    frozen: the number of first embeddings that keep their initial values.
+    """
 
     frozen = 0
 
@@ -55,7 +58,7 @@ class PromptProducer(Producer):
         self.embedding = nn.Parameter(self._first.clone())
 
     def prompt(self) -> Tensor:
-        """The embeddings of this step, `[m, width]`."""
+        """Return the embeddings of this step, `[m, width]`."""
         return self.embedding
 
     def forward(self) -> Prefix:
@@ -63,23 +66,29 @@ class PromptProducer(Producer):
         extras = {EMBEDDINGS: embeddings}
         if self._inserted:
             return Prefix(slots={}, position_offset=0, base=self._base.fingerprint, merge=EMBEDDING.name, extras=extras)
-        made = capture(self._base.model, self._base.model_slots, inputs_embeds=embeddings[None].to(self._base.dtype))
+        captured = capture(
+            self._base.model, self._base.model_slots, inputs_embeds=embeddings[None].to(self._base.dtype)
+        )
         slots = {
-            name: KV(*(part[0][:, : kv.length] for part in made[name])) for name, kv in self._initial.slots.items()
+            name: KV(*(tensor[0][:, : kv.length] for tensor in captured[name]))
+            for name, kv in self._initial.slots.items()
         }
         return Prefix(slots, self._initial.position_offset, self._base.fingerprint, extras=extras)
 
 
 def kind_of(model: Any) -> Kind:
-    """Softmax where a prompt equals its keys and values, that is where every layer attends to all that stands before it
-    and to nothing else; embedding elsewhere."""
+    """Return the kind of prefix that a prompt is on `model`: `SOFTMAX` or `EMBEDDING`.
+
+    It is `SOFTMAX` if the prompt equals its keys and values. That is so if in every layer each token sees all earlier
+    tokens and no others.
+    """
     slots = find_slots(model).slots
-    full = all(slot.role == "decoder" and slot.sliding_window is None for slot in slots)
-    return SOFTMAX if full and not architecture_of(model).recurrent else EMBEDDING
+    full_attention = all(slot.role == "decoder" and slot.sliding_window is None for slot in slots)
+    return SOFTMAX if full_attention and not architecture_of(model).recurrent else EMBEDDING
 
 
 def _require_embeddings(start: Start, inserted: bool) -> Tensor:
-    """The embeddings to start from. Raises `ConfigError` where there are none or none can be inserted."""
+    """Return the embeddings to start from. Raises `ConfigError` if there are none or none can be inserted."""
     if inserted:
         _require_insertable(start.base)
     if start.embeddings is None:

@@ -1,4 +1,4 @@
-"""`ptuning`: input embeddings made by a prompt encoder, which is dropped when finished.
+"""`ptuning`: in training a prompt encoder makes input embeddings. The finished prefix doesn't contain it.
 
 Liu et al. 2021, "GPT Understands, Too", §3.2, eq. 5–6: the virtual tokens' embeddings are not independent,
 h_i = MLP([LSTM→(x_0 … x_i); LSTM←(x_i … x_m)]). Here the encoder's last layer starts at zero and its output is
@@ -7,8 +7,8 @@ added to the initial embeddings, so training starts exactly from the given initi
     P = init + W₂ · ReLU(W₁ · BiLSTM(x) + b₁) + b₂         (encoder "lstm")
     P = init + W₂ · ReLU(W₁ · x + b₁) + b₂                 (encoder "mlp")
 
-with x `[m, width]` learned too. From there on it is `prompt`. On encoders a template may say where the virtual tokens stand:
-`{input} [V]*3 is [MASK]` (§3.1, Figure 2).
+with x `[m, width]` learned too. All the rest is the same as in `prompt`. For an encoder, a template can say where the
+virtual tokens stand: `{input} [V]*3 is [MASK]` (§3.1, Figure 2).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PtuningOptions:
 
 
 class PtuningProducer(PromptProducer):
-    """inputs `[m, width]` → (BiLSTM → `[m, hidden]`) → `[m, hidden]` → `[m, width]`."""
+    """Trains an encoder: inputs `[m, width]` → (BiLSTM → `[m, hidden]`) → `[m, hidden]` → `[m, width]`."""
 
     def __init__(self, start: Start, options: PtuningOptions) -> None:
         super().__init__(start)

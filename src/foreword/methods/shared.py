@@ -1,10 +1,10 @@
-"""`shared`: one prefix for all layers, made layer-specific by a linear map each.
+"""`shared`: one prefix for all layers, and for each layer a linear map of it.
 
     P(l) = init(l) + P_shared · W(l),   P_shared `[m, r]`, W(l) `[r, H_kv · (d_k + d_v)]`
 
 with a small shared width r. The maps start at zero, so training starts exactly from the given initialisation, which
-stays frozen. Where layers are alike a token's virtual features are learned once; with r = 8 and m = 32 there are
-about four times fewer parameters than keys and values.
+stays frozen. Features that several layers need are learned once. With r = 8 and m = 32 it has about four times fewer
+parameters than the keys and values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from foreword.settings import check_types
 
 @dataclass(frozen=True)
 class SharedOptions:
-    """width: of the shared prefix (r)."""
+    """width: the width r of the shared prefix."""
 
     width: int = 8
 
@@ -36,11 +36,11 @@ class SharedOptions:
 
 
 class SharedProducer(FactoredProducer):
-    """prefix `[m, r]`; right: one map `[r, H_kv · (d_k + d_v)]` per slot."""
+    """Trains prefix `[m, r]` and right, one map `[r, H_kv · (d_k + d_v)]` per slot."""
 
     def __init__(self, start: Start, options: SharedOptions) -> None:
         super().__init__(start.prefix, options.width)
-        # wider than lowrank's: one P for all layers had better stay put while the maps learn at a lower rate
+        # larger numbers than in lowrank: all layers share P, so P should change little; the maps learn at a lower rate
         self.prefix = nn.Parameter(torch.randn(start.prefix.length, options.width, dtype=self.dtype))
 
     def left(self, number: int, length: int) -> Tensor:

@@ -18,18 +18,19 @@ class Architecture:
     """How a prefix attaches to one architecture.
 
     attention: class name of its attention modules.
-    kind: what its layers are; slots are called `decoder.i`, `encoder.i`, or both and `cross.i`.
+    kind: decoder, encoder or encoder-decoder; slots are called `decoder.i`, `encoder.i`, or both and `cross.i`.
     positions: rotary (also where some layers have none), learned (a table whose end is a hard limit),
     relative (a bias on scores), alibi, or none.
     route: "attention" (inside Transformers' AttentionInterface) or "cache" (through `past_key_values`,
     for models with attention code of their own).
-    per_call: one module serves several layers in turn (ALBERT); its calls are told apart by order.
+    per_call: one module computes several layers in turn (ALBERT); the order of its calls tells which layer it is.
     layout: how rotary positions pair a key's channels: "half" (i with i + r/2 of the first r), "interleaved"
     (2i with 2i + 1), or "last half" (the last r channels).
-    limit: config field with the number of positions, where their table ends. after_padding: positions are counted from
-    `pad_token_id` + 1, so that many fewer are usable, and they can't be shifted from outside (RoBERTa).
-    recurrent: it has recurrent or convolutional parts too, which carry what stood before.
-    counts_mask: left alone, the model counts positions from the attention mask.
+    limit: config field with the number of positions in the model's table.
+    after_padding: positions are counted from `pad_token_id` + 1, so `pad_token_id` + 1 fewer are usable, and they can't
+    be shifted from outside (RoBERTa).
+    recurrent: it also has recurrent or convolutional parts, whose state depends on earlier tokens.
+    counts_mask: without position_ids the model counts positions from the attention mask.
     """
 
     attention: str
@@ -112,10 +113,11 @@ ARCHITECTURES = {
 
 
 def architecture_of(model: Any) -> Architecture:
-    """The table's entry for `model`. Raises `UnsupportedModelError` naming its attention."""
-    found = next((entry for part in _parts(model.config) if (entry := ARCHITECTURES.get(part.model_type))), None)
-    if found is not None:
-        return found
+    """Return the table's entry for `model`. Raises `UnsupportedModelError`, which names the attention module."""
+    entries = (ARCHITECTURES.get(config.model_type) for config in _configs(model.config))
+    architecture = next((entry for entry in entries if entry), None)
+    if architecture is not None:
+        return architecture
     config = model.config
     raise UnsupportedModelError(
         f"{type(model).__name__} (model_type {config.model_type!r}, attention {_first_attention(model)}) "
@@ -124,11 +126,11 @@ def architecture_of(model: Any) -> Architecture:
 
 
 def part_of(config: Any) -> Any:
-    """The part of a configuration that the table knows: itself, or its text part."""
-    return next((part for part in _parts(config) if part.model_type in ARCHITECTURES), config)
+    """Return `config` or its text part, whichever the table contains; `config` if it contains neither."""
+    return next((candidate for candidate in _configs(config) if candidate.model_type in ARCHITECTURES), config)
 
 
-def _parts(config: Any) -> tuple[Any, ...]:
+def _configs(config: Any) -> tuple[Any, ...]:
     try:
         return (config, config.get_text_config())
     except ValueError:  # several text parts

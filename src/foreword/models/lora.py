@@ -1,6 +1,6 @@
-"""A base that carries a PEFT LoRA (Hu et al. 2021): prefix and adapter together, trained or frozen apart.
+"""A base that carries a PEFT LoRA (Hu et al. 2021). Prefix and adapter are each trained or frozen.
 
-The adapter is PEFT's; here it is loaded, told apart from the base's own weights, hashed and saved.
+PEFT implements the adapter. This file loads it, separates it from the base's own weights, hashes it and saves it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from foreword.models.weights import hash_tensors
 
 
 def carries_lora(model: Any) -> bool:
-    """Whether PEFT has put a LoRA on `model`. Raises `UnsupportedModelError` for another kind of adapter."""
+    """Return True if PEFT has put a LoRA on `model`. Raises `UnsupportedModelError` for another kind of adapter."""
     configs = getattr(model, "peft_config", None) or {}
     for name, config in configs.items():
         kind = str(getattr(config.peft_type, "value", config.peft_type))
@@ -29,12 +29,12 @@ def carries_lora(model: Any) -> bool:
 
 
 def without_lora(model: Any) -> Any:
-    """The Transformers model inside, whose class is the base's architecture."""
+    """Return the Transformers model inside; its class is the base's architecture."""
     return model.get_base_model() if carries_lora(model) and hasattr(model, "get_base_model") else model
 
 
 def load_lora(model: Any, folder: str | Path) -> Any:
-    """`model` with the adapter saved in `folder` on it. Raises `DependencyError` or `ModelError`."""
+    """Put the adapter saved in `folder` on `model`. Raises `DependencyError` or `ModelError`."""
     require_peft()
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -52,11 +52,11 @@ def load_lora(model: Any, folder: str | Path) -> Any:
 
 
 def save_lora(model: Any, folder: Path) -> Path:
-    """Save the adapter alone, in PEFT's own format, atomically."""
+    """Save the active adapter alone, in PEFT's format, atomically. Raises `StorageError`."""
     name = active_lora(model)
     with new_folder(folder) as temporary:
         model.save_pretrained(temporary, safe_serialization=True, selected_adapters=[name])
-        if (temporary / name).is_dir():  # PEFT puts all but "default" into a folder of its own
+        if (temporary / name).is_dir():  # PEFT puts each adapter but "default" into a subfolder
             for file in (temporary / name).iterdir():
                 file.replace(temporary / file.name)
             (temporary / name).rmdir()
@@ -64,7 +64,7 @@ def save_lora(model: Any, folder: Path) -> Path:
 
 
 def active_lora(model: Any) -> str:
-    """The name of the adapter in use. Raises `ConfigError` unless it is one."""
+    """Return the name of the active adapter. Raises `ConfigError` unless exactly one is active."""
     active = getattr(model, "active_adapters", [])
     names = list(active() if callable(active) else active)
     if len(names) != 1:
@@ -73,18 +73,23 @@ def active_lora(model: Any) -> str:
 
 
 def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The active adapter's parameters by name. Raises `ConfigError` if there are none."""
-    own = f".{active_lora(model)}" if carries_lora(model) else ""
-    found = {
-        name: parameter for name, parameter in model.named_parameters() if "lora_" in name and f"{own}." in f"{name}."
+    """Return the active adapter's parameters by name. Raises `ConfigError` if there are none."""
+    suffix = f".{active_lora(model)}" if carries_lora(model) else ""
+    parameters = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if "lora_" in name and f"{suffix}." in f"{name}."
     }
-    if not own or not found:
+    if not suffix or not parameters:
         raise ConfigError("train", "the base carries no LoRA; load it with one, or put one on with PEFT")
-    return found
+    return parameters
 
 
 def combined_hash(model: nn.Module, base_hash: str | None) -> str:
-    """Hash of a base's weights together with the adapter's; base_hash None: hash the weights in memory."""
+    """Return the hash of a base's weights together with that of its adapter.
+
+    base_hash: hash of the base's weights; None: hash the weights in memory.
+    """
     weights = dict(model.state_dict())
     adapter = {name: tensor for name, tensor in weights.items() if "lora_" in name or "modules_to_save" in name}
     rest = {name: tensor for name, tensor in weights.items() if name not in adapter}

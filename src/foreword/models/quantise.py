@@ -1,10 +1,10 @@
-"""Quantised bases: weights in 8 or 4 bits, everything else as it is; prefixes attach the same way.
+"""Quantised bases: weights in 8 or 4 bits, everything else unchanged. Prefixes attach in the same way.
 
     int8        torchao's Int8WeightOnlyConfig, linear layers, CPU and CUDA
     bnb-8bit    bitsandbytes LLM.int8() (Dettmers et al. 2022), CUDA
     bnb-4bit    bitsandbytes NF4 (Dettmers et al. 2023, QLoRA), CUDA
 
-The frozen weights have no gradients; gradients flow through them to inputs and prefix.
+The frozen weights get no gradients. Gradients flow through them to inputs and prefix.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _PACKAGE = {"int8": "torchao", "bnb-8bit": "bitsandbytes", "bnb-4bit": "bitsandb
 
 
 def loading_options(kind: str, dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """Options of Transformers' `from_pretrained` for a base quantised as `kind`.
+    """Return options of Transformers' `from_pretrained` for a base quantised as `kind`.
 
-    Raises `ConfigError` for an unknown kind or one this device can't run, `DependencyError` without its package.
+    Raises `ConfigError` for an unknown kind or one that `device` can't run, `DependencyError` without its package.
     """
     if kind not in QUANTISATIONS:
         raise ConfigError("quantise", f"must be one of {', '.join(QUANTISATIONS)}, not {kind!r}")

@@ -1,4 +1,4 @@
-"""What an attention module's keys and values look like, read from the module and its config."""
+"""Shapes of an attention module's keys and values, read from the module and its config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Shape:
-    """Heads and widths of one attention module as its attention function sees them."""
+    """Heads and widths of one attention module, as its attention function gets them."""
 
     heads: int
     kv_heads: int
@@ -19,12 +19,12 @@ class Shape:
 
 
 def shape_of(module: Any, layer: int) -> Shape:
-    """The shape of `module`, which is layer `layer` of its stack."""
+    """Return the shape of `module`, which is layer `layer` of its stack."""
     config: Any = getattr(module, "config", None)
     heads = int(_first(module, "num_heads", "n_heads", "num_attention_heads") or config.num_attention_heads)
     backend = "math (softcap)" if getattr(module, "attn_logit_softcapping", None) is not None else "flash"
     window = _window(module, config, layer)
-    if hasattr(module, "kv_lora_rank"):  # multi-head latent attention: slots are the expanded heads
+    if hasattr(module, "kv_lora_rank"):  # multi-head latent attention: a slot holds the expanded heads
         return Shape(heads, heads, module.qk_head_dim, module.v_head_dim, window, "flash (padded widths)")
     width = _first(module, "head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
     width = int(width or _first(module, "hidden_size", "embed_dim") // heads)
@@ -35,7 +35,7 @@ def _kv_heads(module: Any, config: Any, heads: int) -> int:
     groups = getattr(module, "num_key_value_groups", None)
     if groups is not None:
         return heads // int(groups)
-    if hasattr(module, "new_decoder_architecture"):  # Falcon repeats its groups before it caches them
+    if hasattr(module, "new_decoder_architecture"):  # Falcon repeats the heads of a group before it caches them
         return heads if module.new_decoder_architecture or not module.multi_query else 1
     return int(getattr(config, "num_key_value_heads", None) or heads)
 
@@ -44,8 +44,9 @@ def _window(module: Any, config: Any, layer: int) -> int | None:
     kinds = getattr(config, "layer_types", None)
     if kinds is not None and layer < len(kinds):
         return _window_of(kinds[layer], config)
-    own = getattr(module, "sliding_window", None)
-    window: int | None = own if own is not None else getattr(config, "sliding_window", None)
+    window: int | None = getattr(module, "sliding_window", None)
+    if window is None:
+        window = getattr(config, "sliding_window", None)
     return window
 
 
@@ -54,8 +55,8 @@ def _window_of(kind: str, config: Any) -> int | None:
         return int(config.attention_chunk_size)
     if kind != "sliding_attention":
         return None
-    own = getattr(config, "local_attention", None)  # ModernBERT: half on each side
-    return int(own if own is not None else config.sliding_window)
+    local = getattr(config, "local_attention", None)  # ModernBERT: half on each side
+    return int(local if local is not None else config.sliding_window)
 
 
 def _first(module: Any, *names: str) -> Any:

@@ -26,11 +26,12 @@ _CACHE_LIMITS = (
 
 @dataclass(frozen=True)
 class Slot:
-    """One attention layer. module: its path in the model. backend: what serves it on CPU, and why.
+    """One attention layer that takes a prefix.
 
+    module: its path in the model. backend: the attention backend that computes it on CPU, and why.
     name: `decoder.i`, `encoder.i` or `cross.i`, with i the number of its layer.
     sliding_window: tokens visible to a query (ModernBERT: on both sides together; Llama4: the chunk),
-    or None for full attention; the prefix is always visible.
+    or None for full attention. The prefix is always visible.
     """
 
     name: str
@@ -56,8 +57,8 @@ class Slot:
 class Stack:
     """A module that takes the tokens (or features) and runs layers.
 
-    shifts: it takes position_ids, so real tokens can move up by a prefix's offset.
-    position_limit: number of positions of a learned table, None elsewhere.
+    shifts: True if the positions of real tokens can be raised by a prefix's offset.
+    position_limit: number of positions in a learned table; None without one.
     """
 
     path: str
@@ -69,14 +70,14 @@ class Stack:
 class ModelSlots:
     """slots: in layer order, `encoder.*` before `decoder.*` before `cross.*`.
 
-    readers: attention module path → the slots it reads, in the order of its calls (one, but for ALBERT;
-    layers that share keys and values read their owner's).
+    readers: attention module path → the slots it reads, in the order of its calls. That is one slot, except in ALBERT.
+    Layers that share the keys and values of an earlier layer read its slot.
     stacks: where positions are shifted. route: see `Architecture`. limits: what the route can't do.
-    without: layer numbers that have no attention and take no prefix.
-    default_offset: whether a prefix moves real tokens up by its length unless it says else.
-    explicit_positions: the stacks take position_ids (ALiBi models count from mask and cache instead).
-    counts_mask: see `Architecture`. packs: rows may lie packed one behind another: nothing but attention and positions
-    ties a token to others.
+    without: numbers of the layers that have no attention and take no prefix.
+    default_offset: True if by default a prefix raises the positions of real tokens by its length.
+    explicit_positions: True if the stacks take position_ids (ALiBi models count from mask and cache instead).
+    counts_mask: see `Architecture`. packs: True if rows can be packed one after another, because only attention and
+    positions connect a token with other tokens.
     """
 
     slots: tuple[Slot, ...]
@@ -92,25 +93,25 @@ class ModelSlots:
 
     @property
     def packing_limit(self) -> int:
-        """The longest row that may be packed; 0 where none may. A window would need a mask."""
+        """The longest row that can be packed; 0 if none can. Rows longer than a sliding window would need a mask."""
         windows = [slot.sliding_window for slot in self.slots if slot.sliding_window is not None]
         return min(windows, default=2**31) if self.packs else 0
 
     @property
     def shifts(self) -> bool:
-        """Whether a prefix may have a position offset other than 0."""
+        """True if a prefix can have a position offset other than 0."""
         return all(stack.shifts for stack in self.stacks)
 
     @property
     def position_limit(self) -> int | None:
-        """Positions of the smallest learned table, or None."""
+        """The number of positions in the smallest learned table, or None."""
         return min((stack.position_limit for stack in self.stacks if stack.position_limit is not None), default=None)
 
 
 def find_slots(model: nn.Module) -> ModelSlots:
-    """The slots of a Transformers model, in layer order.
+    """Return the slots of a Transformers model, in layer order.
 
-    Works on a model with meta tensors. Raises `UnsupportedModelError` naming what stands in the way.
+    Works on a model with meta tensors. Raises `UnsupportedModelError`, which names the obstacle.
     """
     architecture = architecture_of(model)
     config: Any = model.config
@@ -118,18 +119,8 @@ def find_slots(model: nn.Module) -> ModelSlots:
         raise UnsupportedModelError(
             f"{type(model).__name__} runs as a decoder (is_decoder); it takes a prefix as an encoder only"
         )
-    found = [
-        (path, module) for path, module in model.named_modules() if type(module).__name__ == architecture.attention
-    ]
-    if not found:
-        raise UnsupportedModelError(f"{type(model).__name__} has no module of class {architecture.attention}")
-    _require_dispatch(found[0][1], architecture)
-    for path, module in found:
-        if architecture.kind != "encoder-decoder" and getattr(module, "is_cross_attention", False):
-            raise UnsupportedModelError(
-                f"{path} ({architecture.attention}) is a cross attention, which takes no prefix in this architecture"
-            )
-    slots, readers = _per_call(found, model) if architecture.per_call else _per_module(found, architecture)
+    modules = _attention_modules(model, architecture)
+    slots, readers = _per_call(modules, model) if architecture.per_call else _per_module(modules, architecture)
     names = [slot.name for slot in slots]
     if len(set(names)) < len(names):
         raise UnsupportedModelError(
@@ -152,36 +143,60 @@ def find_slots(model: nn.Module) -> ModelSlots:
     )
 
 
+def _attention_modules(model: nn.Module, architecture: Architecture) -> list[tuple[str, Any]]:
+    """Return (path, module) of every attention module. Raises `UnsupportedModelError`."""
+    modules = [
+        (path, module) for path, module in model.named_modules() if type(module).__name__ == architecture.attention
+    ]
+    if not modules:
+        raise UnsupportedModelError(f"{type(model).__name__} has no module of class {architecture.attention}")
+    _require_dispatch(modules[0][1], architecture)
+    for path, module in modules:
+        if architecture.kind != "encoder-decoder" and getattr(module, "is_cross_attention", False):
+            raise UnsupportedModelError(
+                f"{path} ({architecture.attention}) is a cross attention, which takes no prefix in this architecture"
+            )
+    return modules
+
+
 def _packs(model: Any, architecture: Architecture) -> bool:
-    takes = architecture.kind == "decoder" and architecture.positions in ("rotary", "learned")
+    """Return True if rows of `model` can be packed; see `ModelSlots.packs`."""
+    shifted = architecture.kind == "decoder" and architecture.positions in ("rotary", "learned")
     by_index = any(getattr(module, "attn_temperature_tuning", False) for module in model.modules())  # Llama4
-    plain = model.config.get_text_config() is model.config
-    return takes and plain and architecture.route == "attention" and not architecture.recurrent and not by_index
+    text_only = model.config.get_text_config() is model.config
+    return shifted and text_only and architecture.route == "attention" and not architecture.recurrent and not by_index
 
 
 def embedding_width(model: Any) -> int:
-    """Width of the input embeddings; the hidden size where there is no table of them (pictures, sound)."""
+    """Return the width of the input embeddings. Without a table of them (pictures, sound) it is the hidden size."""
     width = getattr(model.get_input_embeddings(), "embedding_dim", None)
     return int(width or model.config.get_text_config().hidden_size)
 
 
 def _require_dispatch(module: nn.Module, architecture: Architecture) -> None:
-    """Older versions of Transformers don't dispatch every architecture; there a prefix would silently do nothing."""
+    """Raise `UnsupportedModelError` if this version of Transformers doesn't dispatch the attention of `module`.
+
+    Older versions don't dispatch every architecture. A prefix would silently have no effect there.
+    """
     home = sys.modules[type(module).__module__]
     if architecture.route == "attention" and not hasattr(home, "ALL_ATTENTION_FUNCTIONS"):
         raise UnsupportedModelError(
-            f"{type(module).__name__} has attention code of its own in this version of Transformers; update Transformers"
+            f"{type(module).__name__} has attention code of its own in this version of Transformers; "
+            "update Transformers"
         )
 
 
 def _per_module(
-    found: list[tuple[str, Any]], architecture: Architecture
+    modules: list[tuple[str, Any]], architecture: Architecture
 ) -> tuple[list[Slot], dict[str, tuple[str, ...]]]:
-    """A slot per module, but for layers that share the keys and values of an earlier one (Gemma4)."""
+    """Return (slots, readers) with one slot per module.
+
+    A layer that shares the keys and values of an earlier layer (Gemma4) has no slot and reads that of the earlier one.
+    """
     slots: list[Slot] = []
     readers: dict[str, tuple[str, ...]] = {}
     owners: dict[Any, str] = {}
-    for path, module in found:
+    for path, module in modules:
         name = f"{_role(path, architecture)}.{_layer_number(path)}"
         kind = getattr(module, "layer_type", None)
         if getattr(module, "is_kv_shared_layer", False):
@@ -193,16 +208,16 @@ def _per_module(
     return slots, readers
 
 
-def _per_call(found: list[tuple[str, Any]], model: Any) -> tuple[list[Slot], dict[str, tuple[str, ...]]]:
-    """ALBERT: layer i runs group ⌊i · groups / layers⌋, each group being a few modules in turn."""
+def _per_call(modules: list[tuple[str, Any]], model: Any) -> tuple[list[Slot], dict[str, tuple[str, ...]]]:
+    """Return (slots, readers) of an ALBERT. Layer i runs group ⌊i · groups / layers⌋: a few modules in turn."""
     config = model.config
-    inner = len(found) // config.num_hidden_groups
+    inner = len(modules) // config.num_hidden_groups
     slots: list[Slot] = []
     readers: dict[str, tuple[str, ...]] = {}
     for layer in range(config.num_hidden_layers):
         group = int(layer / (config.num_hidden_layers / config.num_hidden_groups))
         for number in range(inner):
-            path, module = found[group * inner + number]
+            path, module = modules[group * inner + number]
             name = f"encoder.{layer * inner + number}"
             slots.append(_slot(name, path, module, ARCHITECTURES["albert"]))
             readers[path] = (*readers.get(path, ()), name)
@@ -225,11 +240,14 @@ def _role(path: str, architecture: Architecture) -> str:
 
 
 def _layer_number(path: str) -> int:
-    return next(int(part) for part in path.split(".") if part.isdigit())
+    return next(int(name) for name in path.split(".") if name.isdigit())
 
 
 def _stack_of(path: str, model: nn.Module) -> str:
-    """The nearest module above `path` that takes tokens or features: `model.layers.0.self_attn` → `model`."""
+    """Return the nearest module above `path` that takes tokens or features: `model.layers.0.self_attn` → `model`.
+
+    Raises `UnsupportedModelError` if there is none.
+    """
     parts = path.split(".")
     for size in range(len(parts) - 1, -1, -1):
         parent = ".".join(parts[:size])
@@ -240,16 +258,16 @@ def _stack_of(path: str, model: nn.Module) -> str:
 
 def _stack(path: str, model: nn.Module, architecture: Architecture) -> Stack:
     module = model.get_submodule(path)
-    takes = "position_ids" in inspect.signature(module.forward).parameters
-    alibi = architecture.positions == "alibi"  # counted from the mask, which the cache route widens
-    shifts = (takes or alibi) and architecture.kind != "encoder-decoder" and not architecture.after_padding
+    takes_positions = "position_ids" in inspect.signature(module.forward).parameters
+    alibi = architecture.positions == "alibi"  # counts positions from the mask, which the cache route extends
+    shifts = (takes_positions or alibi) and architecture.kind != "encoder-decoder" and not architecture.after_padding
     return Stack(path, shifts, _limit(module, model, architecture))
 
 
 def _limit(module: Any, model: Any, architecture: Architecture) -> int | None:
-    """Where the stack's table of positions ends."""
-    ends = architecture.positions == "learned" or architecture.limit != "max_position_embeddings"
-    if not ends or "input_features" in inspect.signature(module.forward).parameters:
+    """Return the number of usable positions in the stack's table; None without a table."""
+    has_table = architecture.positions == "learned" or architecture.limit != "max_position_embeddings"
+    if not has_table or "input_features" in inspect.signature(module.forward).parameters:
         return None
     config = getattr(module, "config", model.config).get_text_config()
     reserved = int(config.pad_token_id or 0) + 1 if architecture.after_padding else 0
@@ -257,6 +275,7 @@ def _limit(module: Any, model: Any, architecture: Architecture) -> int | None:
 
 
 def _without(slots: list[Slot], architecture: Architecture, config: Any) -> tuple[int, ...]:
+    """Return the numbers of a decoder's layers that have no slot and share no other layer's."""
     if architecture.kind != "decoder":
         return ()
     shared = getattr(config, "num_kv_shared_layers", 0) or 0

@@ -1,4 +1,4 @@
-"""Hashes of weights: of a stored checkpoint's files, or of parameters in memory."""
+"""Hashes of weights: of the files of a stored checkpoint, or of parameters in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PATTERNS = ("*.safetensors", "*.gguf", "pytorch_model*.bin")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The checkpoint's weight files; the first kind present in `_PATTERNS` order."""
+    """Return the checkpoint's weight files, of the first pattern in `_PATTERNS` that matches. Raises `ModelError`."""
     for pattern in _PATTERNS:
         if files := sorted(folder.glob(pattern)):
             return files
@@ -25,7 +25,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def hash_files(files: list[Path]) -> str:
-    """SHA-256 over the files' own SHA-256 digests, in name order. Known digests come from the cache."""
+    """Return the SHA-256 over the SHA-256 digests of `files`, in name order. Digests are kept in Foreword's cache."""
     combined = hashlib.sha256()
     for file in sorted(files):
         combined.update(_file_digest(file).encode())
@@ -33,12 +33,12 @@ def hash_files(files: list[Path]) -> str:
 
 
 def hash_parameters(model: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of the state dict, in name order."""
+    """Return the SHA-256 over names, shapes, dtypes and bytes of the state dict, in name order."""
     return hash_tensors(model.state_dict())
 
 
 def hash_tensors(tensors: Mapping[str, Any]) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes, in name order; quantised tensors by their parts."""
+    """Return the SHA-256 over names, shapes, dtypes and bytes, in name order. Quantised tensors are hashed by parts."""
     digest = hashlib.sha256()
     for name, tensor in sorted(_plain(tensors)):
         data = tensor.detach().cpu().contiguous()
@@ -48,35 +48,36 @@ def hash_tensors(tensors: Mapping[str, Any]) -> str:
 
 
 def _plain(tensors: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names with plain tensors; a wrapper such as torchao's is opened."""
+    """Yield names with plain tensors. A wrapper such as torchao's is replaced by the tensors inside."""
     for name, tensor in tensors.items():
         if hasattr(tensor, "__tensor_flatten__"):
-            parts = tensor.__tensor_flatten__()[0]
-            yield from _plain({f"{name}.{part}": getattr(tensor, part) for part in parts})
+            inner_names = tensor.__tensor_flatten__()[0]
+            yield from _plain({f"{name}.{inner}": getattr(tensor, inner) for inner in inner_names})
         elif isinstance(tensor, torch.Tensor):
             yield name, tensor
 
 
 def _file_digest(file: Path) -> str:
-    """Digest of one file, remembered by path, size and modification time."""
+    """Return the SHA-256 of one file. The cache keeps it by path, size and modification time."""
     real = file.resolve()
     stat = real.stat()
     identity = [str(real), stat.st_size, stat.st_mtime_ns]
     store = cache_folder() / "hashes" / (hashlib.sha256(str(real).encode()).hexdigest()[:32] + ".json")
-    known = _remembered(store)
-    if known.get("identity") == identity:
-        return str(known["digest"])
+    entry = _remembered(store)
+    if entry.get("identity") == identity:
+        return str(entry["digest"])
     with real.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         write_json(store, {"identity": identity, "digest": digest})
-    except (OSError, StorageError):  # a read-only or full cache only costs time
+    except (OSError, StorageError):  # without a writable cache the file is only hashed again
         return digest
     return digest
 
 
 def _remembered(store: Path) -> dict[str, Any]:
+    """Return the cache entry in the file `store`; {} if it can't be read."""
     try:
         value = json.loads(store.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):

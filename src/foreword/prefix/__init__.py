@@ -1,7 +1,7 @@
-"""The value that training produces and everything else consumes.
+"""The value that training produces and all other code uses.
 
 value     `Prefix` and `Fingerprint`
-kinds     what each kind of prefix is made of, and how it joins attention: one class per kind
+kinds     the kinds of prefix: their tensors, and how they join attention; one class per kind
 stored    the saved form: tensors and a manifest in a folder
 encoding  stored forms of a tensor that take fewer bytes
 """

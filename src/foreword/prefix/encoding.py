@@ -1,12 +1,12 @@
-"""Stored forms of a slot's tensor that take fewer bytes than the tensor itself, and how they are read back.
+"""Stored forms of a slot's tensor that take fewer bytes than the tensor, and their decoding.
 
-    svd     left `[m, r]` and right `[r, heads · width]`, of the tensor's own dtype; the tensor, token by token, is
-            their product
+    svd     left `[m, r]` and right `[r, heads · width]`, of the tensor's own dtype; their product is the tensor
+            with one row per token
     int8    int8 `[heads, m, width]` and scale `[heads, 1, width]` float16; the tensor is their product
 
-Decoding gives the same bits on every machine, since the content digest is over what is decoded: it works in float64,
-where a product of two factors of float32 or less is exact, adds in a fixed order, never by a matrix product, and rounds
-to 16 bits by way of float32, as not every library goes there directly in the same way.
+Decoding gives the same bits on every machine, because the content digest is computed from the decoded tensors. It works
+in float64, where a product of two factors of float32 or less is exact. It adds in a fixed order, never by a matrix
+product. It rounds to 16 bits through float32, because libraries differ in how they round from float64 directly.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from torch import Tensor
 from foreword.errors import PrefixError, PrefixFormatError
 
 KINDS = ("svd", "int8")
-MOST = 2**28  # numbers in one tensor: a few stored bytes can't ask for more memory than that
+MOST = 2**28  # numbers in one decoded tensor; the limit keeps a small file from using all memory
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tensor as it is stored. kind: one of `KINDS`; parts: the stored tensors, named as in the table above."""
+    """One tensor in its stored form. kind: one of `KINDS`. parts: the stored tensors, named as in the table above."""
 
     kind: str
     parts: Mapping[str, Tensor]
 
     def decode(self, shape: torch.Size | list[int], dtype: torch.dtype) -> Tensor:
-        """The tensor `[heads, m, width]` of `dtype`, on the parts' device."""
+        """Return the tensor `[heads, m, width]` of `dtype`, on the device of the parts."""
         parts = {name: part.detach().double() for name, part in self.parts.items()}
         if self.kind == "int8":
             return _rounded(parts["int8"] * parts["scale"], dtype)
@@ -45,7 +45,7 @@ class Encoded:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What the manifest says beyond shape and dtype."""
+        """The manifest's entries beside shape and dtype."""
         rank = {"rank": int(self.parts["left"].shape[1])} if self.kind == "svd" else {}
         return {"encoding": self.kind, **rank}
 
@@ -56,15 +56,18 @@ def by_token(tensor: Tensor) -> Tensor:
 
 
 def from_tokens(matrix: Tensor, shape: torch.Size | list[int]) -> Tensor:
-    """The inverse of `by_token`."""
+    """Invert `by_token`."""
     heads, length, width = shape
     return matrix.reshape(length, heads, width).transpose(0, 1).contiguous()
 
 
 def stored_tensors(tensors: Mapping[str, Tensor], encoding: Mapping[str, Encoded]) -> dict[str, Tensor]:
-    """What goes into the file for `tensors`. Raises `PrefixError` if an encoding isn't that of its tensor."""
-    if strange := sorted(set(encoding) - {name for name in tensors if not name.startswith("extra.")}):
-        raise PrefixError(f"there is no tensor {strange[0]!r} in the prefix that could be stored encoded")
+    """Return the tensors that the file holds for `tensors`, by name.
+
+    Raises `PrefixError` if an encoding has no tensor, or decodes to another one.
+    """
+    if unknown := sorted(set(encoding) - {name for name in tensors if not name.startswith("extra.")}):
+        raise PrefixError(f"there is no tensor {unknown[0]!r} in the prefix that could be stored encoded")
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name not in encoding:
@@ -78,7 +81,7 @@ def stored_tensors(tensors: Mapping[str, Tensor], encoding: Mapping[str, Encoded
 
 
 def check_spec(file: Path, name: str, spec: Mapping[str, Any], version: int) -> None:
-    """Raise `PrefixFormatError` if the manifest's entry for `name` names an encoding that can't be."""
+    """Raise `PrefixFormatError` if the encoding in the manifest's entry `spec` of `name` is not possible."""
     kind = spec.get("encoding")
     if "encoding" not in spec:
         return
@@ -93,12 +96,12 @@ def check_spec(file: Path, name: str, spec: Mapping[str, Any], version: int) -> 
     if kind == "svd" and not (type(rank) is int and 1 <= rank <= most):
         raise PrefixFormatError(f"{file}: {name} of shape {shape} needs a 'rank' from 1 to {most}, got {rank!r:.40}")
     known = {"shape", "dtype", "encoding"} | ({"rank"} if kind == "svd" else set())
-    if strange := sorted(set(spec) - known):
-        raise PrefixFormatError(f"{file}: {name} has {strange[0]!r}, which {kind} does not know")
+    if unknown := sorted(set(spec) - known):
+        raise PrefixFormatError(f"{file}: {name} has {unknown[0]!r}, which {kind} does not know")
 
 
 def stored_specs(name: str, spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name, shape and dtype of each tensor that the file holds for the manifest's entry `spec` of `name`."""
+    """Return name → shape and dtype of the tensors that the file holds for the manifest's entry `spec` of `name`."""
     kind = spec.get("encoding")
     if kind is None:
         return {name: dict(spec)}
@@ -115,7 +118,7 @@ def stored_specs(name: str, spec: Mapping[str, Any]) -> dict[str, dict[str, Any]
 
 
 def decoded(name: str, spec: Mapping[str, Any], stored: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """The tensor `name` from what `stored_specs` names."""
+    """Return the tensor `name`. stored: the tensors that `stored_specs` names."""
     if "encoding" not in spec:
         return stored[name]
     parts = {part.removeprefix(f"{name}."): tensor for part, tensor in stored.items()}

@@ -1,13 +1,13 @@
 """The kinds of prefix: one class for each, and a closed table of them.
 
-A kind knows what a prefix of it is made of, how it joins attention, which bases it fits, and what it can be exported
-as. `Prefix.kind` gives it. Nobody else asks for a kind by name.
+A kind knows its tensors, how it joins attention, which bases it fits, and what it can be exported as. `Prefix.kind`
+returns it; no other code compares kinds by name.
 
     softmax      keys and values in the tokens' own softmax: exact concatenation
-    gated        keys and values in a softmax of their own, added through a gate per head
-    memory       no keys: a matrix per head that acts on the queries, added
-    conditioned  softmax after a change that a small network makes from the row's input
-    embedding    virtual tokens among the input embeddings, where these are not the same as keys and values
+    gated        keys and values in a separate softmax, added through a gate per head
+    memory       no keys: a matrix per head acts on the queries; the result is added
+    conditioned  softmax, after a small network has changed keys and values for the row's input
+    embedding    virtual tokens among the input embeddings, for models in which they don't equal keys and values
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.nn import functional as F
 from foreword.errors import PrefixError, PrefixMismatchError
 
 EMBEDDINGS = "embeddings"  # the extra tensor that holds input embeddings
-NETWORK = "condition."  # the extra tensors of a conditioned prefix begin with it
+NETWORK = "condition."  # the names of a conditioned prefix's extra tensors begin with it
 
 
 class KV(NamedTuple):
     """Keys and values of one slot: `key [num_kv_heads, length, key_dim]`, `value [num_kv_heads, length, value_dim]`.
 
-    Keys are stored as attention sees them, that is after rotary embedding.
+    Keys are stored as attention sees them, after rotary embedding.
     """
 
     key: Tensor
@@ -48,7 +48,7 @@ class Gated(NamedTuple):
     gate: Tensor
 
     def expected_shape(self, slot: SlotShape) -> tuple[int, ...]:
-        """The shape of the last tensor on `slot`."""
+        """Return the shape that the last tensor must have on `slot`."""
         return (slot.num_heads,)
 
 
@@ -58,7 +58,7 @@ class Memory(NamedTuple):
     matrix: Tensor
 
     def expected_shape(self, slot: SlotShape) -> tuple[int, ...]:
-        """The shape of the last tensor on `slot`."""
+        """Return the shape that the last tensor must have on `slot`."""
         return slot.num_heads, slot.key_dim, slot.value_dim
 
 
@@ -68,7 +68,7 @@ Extras = Mapping[str, Tensor]
 
 
 class SlotShape(Protocol):
-    """What a kind needs to know of a base's attention layer."""
+    """What a kind has to know about an attention layer of a base."""
 
     @property
     def num_heads(self) -> int: ...
@@ -79,13 +79,13 @@ class SlotShape(Protocol):
 
 
 class Kind(ABC):
-    """What is true of every prefix of one kind. `slots` and `extras` are those of a `Prefix`.
+    """Properties of every prefix of one kind. `slots` and `extras` are those of a `Prefix`.
 
-    export: what it can be handed on as, in words. has_keys: its slots hold keys and values.
+    export: what it can be exported as, in words. has_keys: its slots hold keys and values.
     has_tokens: it has virtual tokens. is_cache: it is a key/value cache, for any engine that has one.
     passes_as_cache: it can be attached through `past_key_values`. inserted: its virtual tokens stand among the input
-    embeddings of every row, so rows can't be packed and no attention layer is chosen.
-    reads_input: each row gets a static prefix of its own, made from the row's input (`for_input`).
+    embeddings of every row, so rows can't be packed, and attention layers can't be chosen.
+    reads_input: each row gets its own static prefix, made from the row's input (`for_input`).
     """
 
     name: ClassVar[str]
@@ -98,16 +98,16 @@ class Kind(ABC):
     reads_input: ClassVar[bool] = False
 
     def check(self, slots: Slots, extras: Extras) -> None:
-        """Raise `PrefixError` unless the tensors are those of this kind."""
+        """Raise `PrefixError` unless slots and extra tensors are those of this kind."""
         if bool(slots) != self.has_keys:
             raise PrefixError("a prefix needs at least one slot" if not slots else f"{self.name} has no keys")
         expected = self._extras(slots, extras)
         if expected is None:
             return
         if set(expected) != set(extras):
-            odd = min(set(expected) ^ set(extras))
-            verb = "lacks" if odd in expected else "has no use for"
-            raise PrefixError(f"a prefix of merge {self.name!r} {verb} {odd}")
+            unmatched = min(set(expected) ^ set(extras))
+            verb = "lacks" if unmatched in expected else "has no use for"
+            raise PrefixError(f"a prefix of merge {self.name!r} {verb} {unmatched}")
         for name, tensor in extras.items():
             if tensor.dim() != expected[name] or not tensor.is_floating_point():
                 raise PrefixError(
@@ -115,39 +115,39 @@ class Kind(ABC):
                 )
 
     def _extras(self, slots: Slots, extras: Extras) -> dict[str, int] | None:
-        """The extra tensors that must be there, with their number of dimensions; None: any."""
+        """Return the required extra tensors: name → number of dimensions; None: any are allowed."""
         return None
 
     def length(self, slots: Slots, extras: Extras) -> int:
-        """Virtual tokens of the longest slot."""
+        """Return the number of virtual tokens of the longest slot."""
         return max((kv.length for kv in slots.values()), default=0)
 
     def additions(self, slots: Slots, extras: Extras) -> dict[str, Addition]:
-        """Slot name → what is added to that slot's attention."""
+        """Return slot name → the addition to that slot's attention."""
         return {}
 
     def embeddings(self, extras: Extras) -> Tensor | None:
-        """What is inserted among the input embeddings, `[m, width]`; None: nothing."""
+        """Return what is inserted among the input embeddings, `[m, width]`; None: nothing."""
         return None
 
     def input_width(self, extras: Extras) -> tuple[str, int] | None:
-        """Name and width of the tensor that must be as wide as the base's input embeddings."""
+        """Return name and width of the tensor that must be as wide as the base's input embeddings, or None."""
         return None
 
     def for_input(self, slots: Slots, extras: Extras, pooled: Tensor) -> dict[str, KV]:
-        """The slots for one row's input; only where `reads_input`. pooled: mean input embedding, `[width]`."""
+        """Return the slots for one row's input, if `reads_input`. pooled: mean input embedding, `[width]`."""
         raise NotImplementedError(f"a prefix of merge {self.name!r} is the same for each input")
 
-    def continues(self, other: Kind) -> bool:
-        """Whether training of this kind can go on from a prefix of the kind `other`."""
-        return self is other
+    def continues(self, start: Kind) -> bool:
+        """Return True if training of this kind can start from a prefix of the kind `start`."""
+        return self is start
 
     def require_fit(
         self, slots: Slots, extras: Extras, known: Mapping[str, SlotShape], width: int, base_name: str
     ) -> None:
         """Raise `PrefixMismatchError` unless additions and extra tensors fit a base.
 
-        known: the base's slots by name. width: of its input embeddings.
+        known: the slots of the base by name. width: of its input embeddings.
         """
         for name, addition in self.additions(slots, extras).items():
             expected = addition.expected_shape(known[name])
@@ -156,13 +156,14 @@ class Kind(ABC):
                     f"{name}: the prefix's {self.name} tensor is {tuple(addition[-1].shape)}, "
                     f"{base_name} needs {expected}"
                 )
-        read = self.input_width(extras)
-        if read is not None and read[1] != width:
-            raise PrefixMismatchError(f"the prefix's {read[0]} has width {read[1]}, {base_name}'s embeddings {width}")
+        named_width = self.input_width(extras)
+        if named_width is not None and named_width[1] != width:
+            name, read = named_width
+            raise PrefixMismatchError(f"the prefix's {name} has width {read}, {base_name}'s embeddings {width}")
 
 
 class Softmax(Kind):
-    """Exact concatenation with the tokens' own keys and values."""
+    """Exact concatenation with the keys and values of the tokens."""
 
     name = "softmax"
     export = "key/value cache"
@@ -171,7 +172,7 @@ class Softmax(Kind):
 
 
 class GatedKind(Kind):
-    """A softmax of its own, added through a gate; extras `<slot>.gate [H]`."""
+    """A separate softmax, added through a gate; extras `<slot>.gate [H]`."""
 
     name = "gated"
     export = "no key/value cache: its gates stand outside the softmax"
@@ -200,7 +201,7 @@ class MemoryKind(Kind):
 
 
 class Conditioned(Kind):
-    """Softmax, after a network has moved keys and values by the row's input; extras `condition.…`."""
+    """Softmax, after a network has changed keys and values for the row's input; extras `condition.…`."""
 
     name = "conditioned"
     export = "a key/value cache for each input, none as a whole: a network reads the input"
@@ -208,22 +209,24 @@ class Conditioned(Kind):
     reads_input = True
 
     def _extras(self, slots: Slots, extras: Extras) -> dict[str, int]:
-        parts = {"left": 2, "inner": 2, "inner_bias": 1, "outer": 2, "outer_bias": 1}
-        parts |= {f"right.{name}": 2 for name in slots}
-        return {NETWORK + part: dims for part, dims in parts.items()}
+        dimensions = {"left": 2, "inner": 2, "inner_bias": 1, "outer": 2, "outer_bias": 1}
+        dimensions |= {f"right.{name}": 2 for name in slots}
+        return {NETWORK + name: count for name, count in dimensions.items()}
 
     def input_width(self, extras: Extras) -> tuple[str, int]:
         return f"{NETWORK}inner", int(extras[f"{NETWORK}inner"].shape[1])
 
-    def continues(self, other: Kind) -> bool:
-        return self is other or other.is_cache
+    def continues(self, start: Kind) -> bool:
+        return self is start or start.is_cache
 
     def for_input(self, slots: Slots, extras: Extras, pooled: Tensor) -> dict[str, KV]:
-        """key, value = base + left · diag(s) · right(slot), s = W₂ tanh(W₁ · norm(pooled) + b₁) + b₂ `[r]`.
+        """Return key, value = base + left · diag(s) · right(slot), s = W₂ tanh(W₁ · norm(pooled) + b₁) + b₂ `[r]`.
 
         left `[m, r]`, right `[r, H_kv · (d_k + d_v)]`, W₁ `[h, width]`, W₂ `[r, h]`; differentiable.
         """
-        wide = torch.promote_types(extras[f"{NETWORK}left"].dtype, torch.float32)  # also where it is stored in half
+        wide = torch.promote_types(
+            extras[f"{NETWORK}left"].dtype, torch.float32
+        )  # also if it is stored in half precision
         network = {name.removeprefix(NETWORK): tensor.to(pooled.device, wide) for name, tensor in extras.items()}
         left = network["left"]
         normed = F.layer_norm(pooled.to(left), pooled.shape)
@@ -264,14 +267,14 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (SOFTMAX, GATED, MEMORY, C
 
 
 def kind_called(name: str) -> Kind:
-    """The kind called `name`. Raises `PrefixError` listing the known ones."""
+    """Return the kind called `name`. Raises `PrefixError` for an unknown name."""
     if name not in KINDS:
         raise PrefixError(f"merge {name!r} is not known (known: {', '.join(KINDS)})")
     return KINDS[name]
 
 
 def check_shapes(slots: Slots) -> None:
-    """Raise `PrefixError` for a slot whose key and value don't go together or are not floating point."""
+    """Raise `PrefixError` for a slot whose key and value don't match in shape or are not floating point."""
     for name, (key, value) in slots.items():
         shapes = f"{tuple(key.shape)} and {tuple(value.shape)}"
         if key.dim() != 3 or value.dim() != 3:

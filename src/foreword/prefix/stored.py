@@ -1,8 +1,8 @@
 """The saved form of a prefix: a folder with `prefix.safetensors` and `manifest.json`.
 
-Here it is plain tensors by name and a manifest of JSON values; `Prefix.save` and `Prefix.load` give them meaning.
-Tensor names: `<slot>.key`, `<slot>.value`, `extra.<name>`. Version 1 holds every tensor as it is; version 2 holds some
-encoded (see `encoding`), and its manifest says which.
+This file handles plain tensors by name and a manifest of JSON values; `Prefix.save` and `Prefix.load` interpret them.
+Tensor names: `<slot>.key`, `<slot>.value`, `extra.<name>`. Version 1 stores every tensor plainly. Version 2 stores some
+tensors encoded (see `encoding`), and its manifest says which.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VERSION = 1
 ENCODED = 2  # the version of a prefix with encoded tensors
 TENSORS = "prefix.safetensors"
 MANIFEST = "manifest.json"
-EXTRA = "extra."  # names of extra tensors begin with it
+EXTRA = "extra."  # the names of extra tensors begin with it
 DTYPES = {
     "float64": torch.float64,
     "float32": torch.float32,
@@ -37,7 +37,7 @@ DTYPES = {
 
 
 def content_digest(tensors: Mapping[str, Tensor], position_offset: int, merge: str) -> str:
-    """SHA-256 over what attention sees: offset, merge, and every tensor's name, shape, dtype and bytes."""
+    """Return the SHA-256 over what attention sees: offset, merge, and every tensor's name, shape, dtype and bytes."""
     digest = hashlib.sha256()
     digest.update(f"{FORMAT}/{VERSION}/{position_offset}/{merge}\n".encode())
     for name, tensor in sorted(tensors.items()):
@@ -50,17 +50,17 @@ def content_digest(tensors: Mapping[str, Tensor], position_offset: int, merge: s
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], encoding: Mapping[str, Encoded]) -> Path:
     """Write the folder `path`, atomically, and return it.
 
-    tensors: by the names above. facts: the manifest's other entries, `position_offset` and `merge` among them.
+    tensors: by the names above. facts: the other entries of the manifest, with `position_offset` and `merge`.
     encoding: tensor name → the stored form that decodes to exactly that tensor.
-    Raises `PrefixFormatError` if `path` holds something other than a prefix, `PrefixError` for an encoding that isn't
-    its tensor's, `StorageError` if it can't be written.
+    Raises `PrefixFormatError` if `path` holds something other than a prefix, `PrefixError` if an encoding decodes to
+    another tensor, `StorageError` if it can't be written.
     """
     require_replaceable(path)
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     in_file, manifest = stored_tensors(copies, encoding), _manifest(copies, facts, encoding)
     with new_folder(path) as folder:
         save_file(in_file, folder / TENSORS, metadata={"format": FORMAT, "digest": manifest["digest"]})
-        if encoding:  # a small prefix would be half indentation
+        if encoding:  # without indentation, which would be half of a small prefix
             write_text(folder / MANIFEST, json.dumps(manifest, separators=(",", ":"), allow_nan=False) + "\n")
         else:
             write_json(folder / MANIFEST, manifest)
@@ -68,9 +68,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], e
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors by name, manifest) of the folder `path`; names, shapes and dtypes are those of the manifest.
+    """Return (tensors by name, manifest) of the folder `path`.
 
-    Raises `PrefixFormatError`, saying what differs.
+    Raises `PrefixFormatError` unless names, shapes and dtypes are those of the manifest.
     """
     manifest = read_manifest(path)
     return _read_tensors(path, _expected_tensors(path, manifest)), manifest
@@ -101,15 +101,15 @@ def _manifest(
         if name.startswith(EXTRA):
             extras[name.removeprefix(EXTRA)] = spec
         else:
-            slot, _, part = name.rpartition(".")
-            slots.setdefault(slot, {})[part] = spec
+            slot, _, suffix = name.rpartition(".")
+            slots.setdefault(slot, {})[suffix] = spec
     digest = content_digest(tensors, facts["position_offset"], facts["merge"])
     version = ENCODED if encoding else VERSION
     return {"format": FORMAT, "version": version, **facts, "slots": slots, "extras": extras, "digest": digest}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read and check `manifest.json` in the folder `path` without touching the tensors."""
+    """Read and check `manifest.json` in the folder `path`; the tensors are not read. Raises `PrefixFormatError`."""
     file = path / MANIFEST
     if not path.is_dir() or not file.is_file():
         raise PrefixFormatError(f"{path} is not a saved prefix: there is no {MANIFEST} in it")
@@ -136,10 +136,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _expected_tensors(path: Path, manifest: dict[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return tensor name → its checked entry in the manifest."""
     expected: dict[str, Mapping[str, Any]] = {}
     for name, pair in manifest["slots"].items():
-        for part in ("key", "value"):
-            expected[f"{name}.{part}"] = _checked_spec(path, f"{name}.{part}", pair, part)
+        for suffix in ("key", "value"):
+            expected[f"{name}.{suffix}"] = _checked_spec(path, f"{name}.{suffix}", pair, suffix)
     for name in manifest["extras"]:
         expected[f"extra.{name}"] = _checked_spec(path, f"extra.{name}", manifest["extras"], name)
     for name, spec in expected.items():
@@ -147,12 +148,13 @@ def _expected_tensors(path: Path, manifest: dict[str, Any]) -> dict[str, Mapping
     return expected
 
 
-def _checked_spec(path: Path, name: str, holder: Any, part: str) -> Mapping[str, Any]:
-    spec = holder.get(part) if isinstance(holder, dict) else None
+def _checked_spec(path: Path, name: str, holder: Any, key: str) -> Mapping[str, Any]:
+    """Return `holder[key]`, the entry of the tensor `name`. Raises `PrefixFormatError` without shape and dtype."""
+    spec = holder.get(key) if isinstance(holder, dict) else None
     shape = spec.get("shape") if isinstance(spec, dict) else None
     dtype = spec.get("dtype") if isinstance(spec, dict) else None
-    sound = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
-    if not sound or not isinstance(dtype, str) or dtype not in DTYPES:
+    valid = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+    if not valid or not isinstance(dtype, str) or dtype not in DTYPES:
         raise PrefixFormatError(f"{path / MANIFEST}: {name} needs a 'shape' and a 'dtype', got {spec!r:.80}")
     assert isinstance(spec, dict)
     return spec
@@ -162,16 +164,18 @@ def _read_tensors(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict
     file = path / TENSORS
     if not file.is_file():
         raise PrefixFormatError(f"{path} is incomplete: there is no {TENSORS} in it")
-    wanted = {part: said for name, spec in expected.items() for part, said in stored_specs(name, spec).items()}
+    stored_expected: dict[str, dict[str, Any]] = {}
+    for name, spec in expected.items():
+        stored_expected |= stored_specs(name, spec)
     try:
         with safe_open(file, framework="pt") as handle:
-            _compare_names(file, set(handle.keys()), set(wanted))
+            _compare_names(file, set(handle.keys()), set(stored_expected))
             stored = {}
-            for name, spec in wanted.items():
+            for name, spec in stored_expected.items():
                 stored[name] = handle.get_tensor(name)
-                found = _spec(stored[name])
-                if found != spec:
-                    raise PrefixFormatError(f"{file}: {name} is {found}, the manifest says {spec}")
+                actual = _spec(stored[name])
+                if actual != spec:
+                    raise PrefixFormatError(f"{file}: {name} is {actual}, the manifest says {spec}")
     except (SafetensorError, OSError) as error:
         raise PrefixFormatError(f"{file} can't be read: {error}") from error
     return {
@@ -180,10 +184,10 @@ def _read_tensors(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> dict
     }
 
 
-def _compare_names(file: Path, found: set[str], expected: set[str]) -> None:
-    if missing := sorted(expected - found):
+def _compare_names(file: Path, actual: set[str], expected: set[str]) -> None:
+    if missing := sorted(expected - actual):
         raise PrefixFormatError(f"{file}: the manifest names {missing[0]}, but it is not there")
-    if surplus := sorted(found - expected):
+    if surplus := sorted(actual - expected):
         raise PrefixFormatError(f"{file}: holds {surplus[0]}, which the manifest does not name")
 
 
@@ -196,7 +200,7 @@ def _dtype_name(tensor: Tensor) -> str:
 
 
 def _replaceable(path: Path) -> bool:
-    """Whether `path` is an empty folder, or a saved prefix with nothing else in it."""
+    """Return True if `path` is an empty folder, or a saved prefix with nothing else in it."""
     if not path.is_dir() or not {entry.name for entry in path.iterdir()} <= {TENSORS, MANIFEST}:
         return False
     if not (path / MANIFEST).exists():

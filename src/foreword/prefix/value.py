@@ -1,4 +1,4 @@
-"""`Prefix`: the one value that training produces and everything else consumes."""
+"""`Prefix`: the one value that training produces and all other code uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from foreword.prefix.kinds import KV, SOFTMAX, Addition, Kind, check_shapes, kin
 
 
 class Composer(Protocol):
-    """A base model, which can make prefixes of texts and tensors. `foreword.Base` is one."""
+    """A base model that can make prefixes from texts and tensors, such as `foreword.Base`."""
 
     def prefix_from_text(self, text: str, *, length: int | None = None) -> Prefix: ...
     def prefix_from_kv(
@@ -31,8 +31,8 @@ class Composer(Protocol):
 class Fingerprint:
     """Which base a prefix belongs to.
 
-    `weights` is a hash of the base's stored checkpoint, taken before any cast, so it is the same
-    for a float32 and a bfloat16 load; None where it is unknown. `quantisation` names what the
+    weights: a hash of the base's stored checkpoint, taken before any cast, so that it is the same
+    for a float32 and a bfloat16 load; None if it is unknown. quantisation: the form that the
     weights were dequantised from, for instance "Q4_1"; None for original weights.
     """
 
@@ -47,13 +47,13 @@ class Fingerprint:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """The part that must be equal for a prefix to fit."""
+        """The fields that must be equal for a prefix to fit."""
         names = ("model_type", "hidden_size", "num_layers", "vocab_size")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_manifest(cls, values: Mapping[str, Any], origin: str) -> Fingerprint:
-        """The fingerprint in a manifest. origin: the file, for errors. Raises `PrefixFormatError`."""
+        """Make the fingerprint that a manifest holds. origin: the file, for errors. Raises `PrefixFormatError`."""
         known = {item.name for item in fields(cls)}
         if unknown := set(values) - known:
             raise PrefixFormatError(f"{origin}: base.{min(unknown)} is not known")
@@ -70,17 +70,17 @@ class Fingerprint:
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """A trained prefix: per attention slot a few key/value vectors that stand before the tokens.
+    """A trained prefix: for each attention slot a few key/value vectors that stand before the tokens.
 
-    slots: slot name (`decoder.0`, …) → `KV`; lengths may differ between slots. Empty where the kind has no keys.
+    slots: slot name (`decoder.0`, …) → `KV`; lengths can differ between slots. Empty if the kind has no keys.
     position_offset: how far the real tokens' positions are shifted (≥ 0).
     base: fingerprint of the base it belongs to.
     merge: the name of its kind (`kinds.KINDS`), which says how it joins attention: "softmax" is exact concatenation;
     "gated" and "memory" add to the tokens' own attention; "conditioned" is softmax after a change that depends on the
     row's input; "embedding" is inserted among the input embeddings.
-    extras: what is more than keys and values, by name: `<slot>.gate [H]` (gated), `<slot>.memory [H, d_k, d_v]`
+    extras: tensors other than keys and values, by name: `<slot>.gate [H]` (gated), `<slot>.memory [H, d_k, d_v]`
     (memory), `condition.…` (conditioned), `embeddings [m, hidden_size]` (embedding, and prompts that became keys).
-    method, record: how it was made; free of meaning for attention.
+    method, record: how it was made; attention doesn't use them.
     Raises `PrefixError` if shapes disagree, a tensor is not floating point, or an extra tensor is missing.
     """
 
@@ -102,27 +102,27 @@ class Prefix:
 
     @property
     def kind(self) -> Kind:
-        """How it joins attention, what it fits and what it can be exported as."""
+        """Its kind: how it joins attention, which bases it fits and what it can be exported as."""
         return kind_called(self.merge)
 
     @property
     def length(self) -> int:
-        """Virtual tokens of the longest slot, or of the inserted prompt; 0 for a memory."""
+        """The number of virtual tokens of the longest slot, or of the inserted prompt; 0 for a memory."""
         return self.kind.length(self.slots, self.extras)
 
     @property
     def additions(self) -> dict[str, Addition]:
-        """Slot name → what is added to that slot's attention; empty unless gated or memory."""
+        """Slot name → the addition to that slot's attention; empty unless gated or memory."""
         return self.kind.additions(self.slots, self.extras)
 
     @property
     def embeddings(self) -> Tensor | None:
-        """What is inserted among the input embeddings, `[m, width]`; None: nothing."""
+        """The embeddings that are inserted among the input embeddings, `[m, width]`; None: nothing is inserted."""
         return self.kind.embeddings(self.extras)
 
     @property
     def num_parameters(self) -> int:
-        """Numbers stored: 2 · Σ_slots num_kv_heads · length · head_dim where key and value widths agree."""
+        """The count of stored numbers: 2 · Σ_slots num_kv_heads · length · head_dim if key and value widths agree."""
         return sum(tensor.numel() for _, tensor in self.tensors())
 
     @property
@@ -130,7 +130,7 @@ class Prefix:
         return sum(tensor.numel() * tensor.element_size() for _, tensor in self.tensors())
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Names as stored (`decoder.0.key`, `decoder.0.value`, `extra.…`) with their tensors."""
+        """Yield the stored names (`decoder.0.key`, `decoder.0.value`, `extra.…`) with their tensors."""
         for name, kv in self.slots.items():
             yield f"{name}.key", kv.key
             yield f"{name}.value", kv.value
@@ -138,24 +138,25 @@ class Prefix:
             yield f"extra.{name}", tensor
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Prefix:
-        """A copy with every tensor cast or moved. Raises `PrefixError` if a value overflows `dtype`."""
-        moved = {name: KV(kv.key.to(device, dtype), kv.value.to(device, dtype)) for name, kv in self.slots.items()}
+        """Return a copy with every tensor cast or moved. Raises `PrefixError` if a value overflows `dtype`."""
+        slots = {name: KV(kv.key.to(device, dtype), kv.value.to(device, dtype)) for name, kv in self.slots.items()}
         extras = {name: tensor.to(device, dtype) for name, tensor in self.extras.items()}
-        result = replace(self, slots=moved, extras=extras)
-        result.require_finite()
-        return result
+        moved = replace(self, slots=slots, extras=extras)
+        moved.require_finite()
+        return moved
 
     def require_finite(self) -> None:
-        """Raise `PrefixError` naming the first tensor that holds NaN or infinity."""
+        """Raise `PrefixError`, which names the first tensor with NaN or infinity."""
         for name, tensor in self.tensors():
             if not bool(torch.isfinite(tensor).all()):
                 raise PrefixError(f"{name} holds NaN or infinity")
 
     def with_record(self, method: str, record: Mapping[str, Any]) -> Prefix:
+        """Return a copy with another method and record."""
         return replace(self, method=method, record=record)
 
     def for_input(self, pooled: Tensor) -> Prefix:
-        """The static prefix that a conditioned one is for one input. pooled: mean input embedding, `[width]`.
+        """Return the static prefix of a conditioned prefix for one input. pooled: mean input embedding, `[width]`.
 
         Differentiable. Raises `NotImplementedError` for a prefix that is the same for each input.
         """
@@ -168,11 +169,12 @@ class Prefix:
         return stored.content_digest(dict(self.tensors()), self.position_offset, self.merge)
 
     def save(self, path: str | Path, encoding: Mapping[str, Encoded] | None = None) -> Path:
-        """Write the folder `path` (prefix.safetensors, manifest.json), atomically. Returns its path.
+        """Write the folder `path` (prefix.safetensors, manifest.json), atomically, and return its path.
 
-        encoding: tensor name → the stored form that decodes to exactly that tensor; others are stored plain.
-        Raises `PrefixError` for non-finite tensors and `PrefixFormatError` if `path` is a file or a
-        folder that holds something other than a prefix, `StorageError` if the disk is full; what was there stays.
+        encoding: tensor name → the stored form that decodes to exactly that tensor; others are stored plainly.
+        Raises `PrefixError` for non-finite tensors, `PrefixFormatError` if `path` is a file or a
+        folder that holds something other than a prefix, `StorageError` if the disk is full. After an error `path` is
+        unchanged.
         """
         self.require_finite()
         facts = {
@@ -187,8 +189,10 @@ class Prefix:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Prefix:
-        """Read a folder written by `save`. Names, shapes, dtypes, finiteness and digest are checked
-        against the manifest first. Raises `PrefixFormatError`, saying what differs.
+        """Read a folder written by `save`.
+
+        Raises `PrefixFormatError` unless names, shapes, dtypes and digest are those of the manifest and all numbers are
+        finite.
         """
         tensors, manifest = stored.read(Path(path))
         slots = {name: KV(tensors[f"{name}.key"], tensors[f"{name}.value"]) for name in manifest["slots"]}
@@ -210,9 +214,9 @@ class Prefix:
         return prefix.to(device=device) if str(device) != "cpu" else prefix
 
     def with_offset(self, offset: int, base: Composer) -> Prefix:
-        """This prefix for real tokens that stand `offset` positions on, its keys rotated to match.
+        """Return this prefix with position offset `offset`, its keys rotated to match.
 
-        Exact for rotary positions with static frequencies. Raises `PositionError` elsewhere.
+        Exact for rotary positions with static frequencies. Raises `PositionError` for others.
         """
         return base.prefix_with_offset(self, offset)
 
@@ -225,19 +229,19 @@ class Prefix:
         *,
         position_offset: int | None = None,
     ) -> Prefix:
-        """A prefix from given keys and values, one pair per slot of `base` in order.
+        """Make a prefix from keys and values, one pair per slot of `base` in order.
 
         keys, values: lists of `[num_kv_heads, length, head_dim]`; keys after rotary embedding.
-        position_offset: default is the length for decoders, the KV-cache convention, and 0 for others.
+        position_offset: None: the length for decoders, the KV-cache convention, and 0 for others.
         Raises `PrefixMismatchError` if count or shapes are not those of `base`.
         """
         return base.prefix_from_kv(keys, values, position_offset=position_offset)
 
     @classmethod
     def from_text(cls, text: str, base: Composer, *, length: int | None = None) -> Prefix:
-        """The keys and values that `base` computes for `text`: the text in front, without its cost.
+        """Make a prefix of the keys and values that `base` computes for `text`. It acts like `text` in front.
 
-        length: exactly so many virtual tokens, the text cut or repeated. No special tokens are added.
+        length: exact number of virtual tokens; the text is cut or repeated. No special tokens are added.
         Raises `PrefixError` if the text has no tokens.
         """
         return base.prefix_from_text(text, length=length)

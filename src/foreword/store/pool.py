@@ -1,4 +1,4 @@
-"""`PrefixPool`: thousands of saved prefixes, of which those in use are in memory."""
+"""`PrefixPool`: thousands of saved prefixes, of which the recently used ones are in memory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class PrefixPool:
             ...
             base.switch(pool["translation"])
 
-    A prefix is read when it is first asked for, from its memory-mapped file: checked against its manifest and the base, and
-    brought into the base's dtype and onto its device, so that attaching copies nothing. max_bytes: tensors kept in
-    memory; beyond it those that were not asked for the longest go. What somebody still holds (an open attach, say) stays
-    alive, uncounted, until they let go of it. How many there are costs nothing: a name is looked up in the file system when
-    it is not in memory. Files that change later are read again after `forget`. Safe to use from several threads.
-    Raises `ConfigError` if `folder` is none or `max_bytes` is not positive.
+    A prefix is read from its memory-mapped file when it is first asked for. It is checked against its manifest and the
+    base, and moved to the base's dtype and device, so that attaching copies nothing.
+    max_bytes: limit for the tensors in memory. Above it the prefixes that have not been used for the longest time are
+    dropped. A dropped prefix that is still in use, for instance in an open attach, stays alive and is not counted.
+    The number of saved prefixes doesn't matter: a name that is not in memory is looked up in the file system. Files
+    that change later are read again after `forget`. Safe to use from several threads.
+    Raises `ConfigError` if `folder` is not a folder or `max_bytes` is not positive.
     """
 
     def __init__(self, base: Base, folder: str | Path, max_bytes: int = 2**30) -> None:
@@ -41,30 +42,30 @@ class PrefixPool:
         self._base, self._max_bytes = base, max_bytes
         self._kept: OrderedDict[str, Prefix] = OrderedDict()
         self._num_bytes = 0
-        self._forgotten = 0  # how often something was; what was read before is not kept after
+        self._forgotten = 0  # calls of `forget`; a prefix that was being read during such a call is not kept
         self._lock = threading.Lock()
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the tensors that are kept; at most `max_bytes`."""
+        """Bytes of the tensors in memory; at most `max_bytes`."""
         return self._num_bytes
 
     @property
     def resident(self) -> tuple[str, ...]:
-        """The names that are kept, those asked for the longest ago first."""
+        """The names of the prefixes in memory, the least recently used first."""
         with self._lock:
             return tuple(self._kept)
 
     def __getitem__(self, name: str) -> Prefix:
-        """The prefix called `name`.
+        """Return the prefix called `name`.
 
-        Raises `UnknownPrefixError`, `PrefixFormatError` for damaged files, `PrefixMismatchError` for another base's.
+        Raises `UnknownPrefixError`, `PrefixFormatError` for damaged files, `PrefixMismatchError` for another base.
         """
         with self._lock:
-            found = self._kept.get(name)
-            if found is not None:
+            prefix = self._kept.get(name)
+            if prefix is not None:
                 self._kept.move_to_end(name)
-                return found
+                return prefix
             forgotten = self._forgotten
         return self._keep(name, self._read(name), forgotten)
 
@@ -72,21 +73,22 @@ class PrefixPool:
         return isinstance(name, str) and (name in self._kept or self._is_prefix(name))
 
     def __iter__(self) -> Iterator[str]:
-        """The names of all saved prefixes, in order."""
-        found = sorted(entry.name for entry in self.folder.iterdir())
-        return (name for name in found if self._is_prefix(name))
+        """Iterate over the names of all saved prefixes, in order."""
+        names = sorted(entry.name for entry in self.folder.iterdir())
+        return (name for name in names if self._is_prefix(name))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def forget(self, name: str) -> None:
-        """Keep `name` no longer; its files stay, and are read again when it is asked for."""
+        """Drop `name` from memory. Its files stay, and are read again when the prefix is asked for."""
         with self._lock:
             self._forgotten += 1
-            gone = self._kept.pop(name, None)
-            self._num_bytes -= 0 if gone is None else gone.num_bytes
+            dropped = self._kept.pop(name, None)
+            self._num_bytes -= 0 if dropped is None else dropped.num_bytes
 
     def _is_prefix(self, name: str) -> bool:
+        """Return True if `name` is a saved prefix inside the folder."""
         inside = name not in ("", ".", "..") and Path(name).name == name
         return inside and (self.folder / name / MANIFEST).is_file()
 
@@ -98,10 +100,13 @@ class PrefixPool:
         return prefix
 
     def _keep(self, name: str, prefix: Prefix, forgotten: int) -> Prefix:
-        """Keep `prefix`, or the one that another thread has read meanwhile, and let the oldest go."""
+        """Keep `prefix` in memory, drop the least recently used ones, and return it.
+
+        If another thread has read the same prefix in the meantime, return that one.
+        """
         with self._lock:
-            if (other := self._kept.get(name)) is not None:
-                return other
+            if (kept := self._kept.get(name)) is not None:
+                return kept
             if forgotten != self._forgotten:
                 return prefix
             self._kept[name] = prefix

@@ -1,4 +1,4 @@
-"""Tasks: what is asked of a base, with or without a prefix. The registry is closed; a task is one class and one line."""
+"""Tasks: what a base has to do, with or without a prefix. The registry is closed: a task is one class and one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TASKS: dict[str, type[Task[Any]]] = {
 
 
 def make_task(base: Base, name: str, settings: TaskSettings) -> Task[Any]:
-    """The task called `name` on `base`. Raises `ConfigError` listing the known ones, or for wrong options."""
+    """Make the task called `name` on `base`. Raises `ConfigError` for an unknown name or wrong options."""
     if name not in TASKS:
         raise ConfigError("task", f"{name!r} is not known; choose from {', '.join(TASKS)}")
     if base.tokenizer is None:
@@ -39,7 +39,7 @@ def make_task(base: Base, name: str, settings: TaskSettings) -> Task[Any]:
 
 
 def settings_of(values: Mapping[str, Any]) -> TaskSettings:
-    """The settings of a task from a config's plain values."""
+    """Make the settings of a task from a config's plain values."""
     return TaskSettings(
         values.get("template"),
         values.get("input_field"),

@@ -1,4 +1,4 @@
-"""The seam between what is asked of a model and everything else: a `Task` reads rows, predicts, and measures itself."""
+"""The interface of tasks: a `Task` reads rows, predicts, and measures its answers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from foreword.data import BadRow, Item, Reading, load_items
 from foreword.prefix import Prefix
 from foreword.tasks.predictions import Predictions
 
-Advance = Callable[[int], None]  # told how many more rows are done
+Advance = Callable[[int], None]  # called with the number of rows that have been finished since the last call
 ItemT = TypeVar("ItemT", bound=Item)
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What a task is told: the template and fields of its rows (None: its own), its options, and whether it may pack rows."""
+    """Settings of a task.
+
+    template, input_field, target_field: of its rows; None: the task's own. options: settings of this kind of task.
+    packing: True if the task may pack rows.
+    """
 
     template: str | None = None
     input_field: str | None = None
@@ -35,7 +39,7 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class PromptItem:
-    """One row for the model. prompt_ids: what it reads. target: the answer in words. where: file and line."""
+    """One row for the model. prompt_ids: its token ids. target: the answer as a text. where: file and line."""
 
     prompt_ids: tuple[int, ...]
     target: str
@@ -56,7 +60,7 @@ class PromptItem:
 
 @dataclass(frozen=True)
 class Measurement:
-    """values: metric → number. texts: the answers in row order. signatures: of metrics that have one."""
+    """values: metric → number. texts: the answers in row order. signatures: metric → signature, if it has one."""
 
     values: dict[str, float]
     texts: list[str]
@@ -65,9 +69,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Measuring:
-    """How a task is measured. batch_size: rows at once. max_new_tokens: of a written answer.
+    """How a task is measured.
 
-    advance: told how many more rows are done. clean: what is taken of a written answer.
+    batch_size: rows in a batch. max_new_tokens: the most tokens of a generated answer. advance: see `Advance`.
+    clean: returns the part of a generated answer that counts.
     """
 
     batch_size: int = 16
@@ -77,10 +82,10 @@ class Measuring:
 
 
 class Task(ABC, Generic[ItemT]):
-    """What is asked of `base`. Registered by name in `foreword.tasks`.
+    """What `base` has to do. `foreword.tasks` registers tasks by name.
 
-    head: what is trained beside the prefix, or None. labels: the classes, where there are any.
-    metrics: those it can measure, the loss among them. input_field, target_field: of its rows, unless told otherwise.
+    head: a module that is trained together with the prefix, or None. labels: the classes, if there are any.
+    metrics: those the task can measure, with the loss. input_field, target_field: the default fields of its rows.
     """
 
     name: ClassVar[str]
@@ -95,87 +100,94 @@ class Task(ABC, Generic[ItemT]):
 
     @property
     def template(self) -> str | None:
-        """The template in use, as a record keeps it."""
+        """The template in use, in the form that a record stores."""
         return self.settings.template
 
     @property
     def places(self) -> int:
-        """How many virtual tokens its template has a place for."""
+        """The number of virtual tokens that its template has places for."""
         return 0
 
     def roles(self) -> set[str]:
-        """Roles of the slots that its forward pass uses."""
+        """Return the roles of the slots that its forward pass uses."""
         return {slot.role for slot in self.base.slots}
 
     def ahead(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Prepare for items of `rows`, which are made next."""
+        """Prepare for the items of `rows`, which are made next."""
 
     @abstractmethod
     def item(self, fields: Mapping[str, Any], where: str) -> ItemT | str:
-        """The item of a row, or a text that says what is wrong with it."""
+        """Return the item of a row, or a text that says what is wrong with the row."""
 
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take from the training rows what only they tell, such as the labels. Called once, before any item is made."""
+        """Learn from the training rows what only they contain, such as labels. Called once, before any item is made."""
 
     def load(self, source: str, reading: Reading) -> tuple[list[ItemT], list[BadRow]]:
-        """Items of all usable rows in file order, and the bad rows. Raises `DataError` as `load_items` does."""
+        """Return the items of usable rows in file order, and the bad rows. Raises `DataError` as `load_items` does."""
         return load_items(source, self.item, reading, self.ahead)
 
     def pads(self, items: Sequence[ItemT], inserted: bool) -> bool:
-        """Whether batches of `items` have padding, which rows of like length have least of. inserted: the prefix is
-        inserted among the embeddings."""
+        """Return True if batches of `items` have padding, so that rows of similar length should share a batch.
+
+        inserted: True if the prefix is inserted among the embeddings.
+        """
         return True
 
     def units(self, item: ItemT) -> int:
-        """What an item counts for: the sum of its predictions' weights."""
+        """Return the weight of an item: the sum of its predictions' weights."""
         return 1
 
     @abstractmethod
     def predict(self, prefix: Prefix | None, items: Sequence[ItemT]) -> tuple[Predictions, ...]:
-        """What the model says of `items` with `prefix` attached; differentiable. Several if outputs differ in kind."""
+        """Return the model's predictions for `items` with `prefix` attached, differentiable.
+
+        There are several `Predictions` if outputs differ in kind.
+        """
 
     def losses(self, prefix: Prefix | None, items: Sequence[ItemT]) -> Tensor:
-        """The task's own measure of what training improves: cross entropy in nats, weighted, one per prediction.
+        """Return the loss of each prediction: cross entropy in nats, times the prediction's weight.
 
-        Its sum divided by the sum of `units` is the validation loss, whatever the objective of a run is.
+        The sum of losses divided by the sum of `units` is the validation loss, for every objective.
         """
-        return torch.cat([made.weighted(made.target_losses()) for made in self.predict(prefix, items)])
+        return torch.cat(
+            [predictions.weighted(predictions.target_losses()) for predictions in self.predict(prefix, items)]
+        )
 
     @abstractmethod
     def measure(
         self, prefix: Prefix | None, items: Sequence[ItemT], metrics: Sequence[str], measuring: Measuring
     ) -> Measurement:
-        """The metrics among `metrics` that are not read off the losses."""
+        """Measure those of `metrics` that don't follow from the losses."""
 
     def derived(self, loss: float) -> dict[str, float]:
-        """Metrics that follow from the mean loss."""
+        """Return the metrics that follow from the mean loss."""
         return {"loss": loss}
 
     def state(self) -> dict[str, Any]:
-        """What is saved of it beside the prefix and is no tensor, as JSON values."""
+        """Return what is saved with the prefix and is no tensor, as JSON values."""
         fields = {"input_field": self.settings.input_field, "target_field": self.settings.target_field}
         return {"task": self.name, "labels": self.labels, "options": dict(self.settings.options)} | fields
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take what `state` gave."""
+        """Restore what `state` returned."""
         self.labels = [str(label) for label in state.get("labels", [])]
 
 
 @contextmanager
 def attached(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
-    """Attach `prefix` for rows of `prompts`; yields their token ids, virtual tokens included."""
+    """Attach `prefix` for rows of `prompts`; yield their token ids, virtual tokens included."""
     rows, ids = ready(base, [prefix] * len(prompts), prompts)
     with base.attach(one_or_each(rows)):
         yield ids
 
 
 def one_or_each(rows: list[Prefix | None]) -> Prefix | list[Prefix | None] | None:
-    """What `attach` takes for `rows`: a single prefix where they all have the same."""
+    """Return `rows` for `attach`: a single prefix if all rows have the same one."""
     return rows[0] if all(row is rows[0] for row in rows) else rows
 
 
 def pieces(tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """`tensor` cut along its first dimension into parts of the given sizes."""
+    """Split `tensor` along its first dimension into pieces of the given sizes."""
     return list(torch.split(tensor, list(sizes)))
 
 
@@ -187,19 +199,19 @@ def summed_loss(
     advance: Advance = lambda rows: None,
     part: tuple[int, int] = (0, 1),
 ) -> tuple[float, int]:
-    """(summed loss in nats, sum of the items' units) over `items`, without gradients.
+    """Return (summed loss in nats, sum of the items' units) over `items`, without gradients.
 
-    part: (r, R) computes every R-th batch from the r-th on. All parts run equally many batches, for
-    bases that are sharded over processes; one too many is not counted.
+    part: (r, R) computes every R-th batch from the r-th on. All parts run equally many batches, because a base that is
+    sharded over processes needs that; a surplus batch is not counted.
     """
     order = sorted(range(len(items)), key=lambda index: items[index].num_tokens)
-    cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     total, count = 0.0, 0
     with torch.no_grad():
-        for number in range(part[0], -(-len(cut) // part[1]) * part[1], part[1]):
-            chosen = [items[index] for index in cut[min(number, len(cut) - 1)]]
+        for number in range(part[0], -(-len(batches) // part[1]) * part[1], part[1]):
+            chosen = [items[index] for index in batches[min(number, len(batches) - 1)]]
             losses = task.losses(prefix, chosen)
-            if number < len(cut):
+            if number < len(batches):
                 total += float(losses.double().sum())
                 count += sum(task.units(item) for item in chosen)
             advance(len(chosen))
@@ -207,5 +219,5 @@ def summed_loss(
 
 
 def in_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """`items` in order, `size` at a time."""
+    """Yield `items` in order, `size` at a time."""
     return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,4 +1,4 @@
-"""What classification tasks share: a fixed list of labels, cross entropy, and the measures of a confusion."""
+"""What classification tasks share: a fixed list of labels, cross entropy, accuracy and F1."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ L = TypeVar("L", bound=Labelled)
 
 
 class Classification(Task[L]):
-    """One class per row, scored by `logits`."""
+    """A task with one class per row. `logits` scores the classes."""
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "macro_f1")
 
     @abstractmethod
     def logits(self, prefix: Prefix | None, items: Sequence[L]) -> Tensor:
-        """Scores of every class, `[B, classes]`."""
+        """Return the score of every class, `[B, classes]`."""
 
     def predict(self, prefix: Prefix | None, items: Sequence[L]) -> tuple[Predictions, ...]:
         logits = self.logits(prefix, items)
@@ -62,8 +62,10 @@ class Classification(Task[L]):
 
 
 class LabelledTexts(Classification[Labelled]):
-    """Rows {"text", "label"}, the text through a template if there is one. The labels are those of the usable rows of the training data,
-    in alphabetical order, unless the options name them."""
+    """Rows {"text", "label"}; a template, if there is one, turns the text into the prompt.
+
+    The labels are those of the usable training rows, in alphabetical order, unless the options name them.
+    """
 
     def __init__(self, base: Any, settings: TaskSettings) -> None:
         super().__init__(base, settings)
@@ -82,9 +84,9 @@ class LabelledTexts(Classification[Labelled]):
 
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
         if not self.labels:
-            used = (*self.renderer.fields, self._field)
+            fields = (*self.renderer.fields, self._field)
             self.labels = sorted(
-                {row[self._field] for row in rows if not any(text_problem(row, name) for name in used)}
+                {row[self._field] for row in rows if not any(text_problem(row, name) for name in fields)}
             )
         if len(self.labels) < 2:
             labels = ", ".join(self.labels) or "none"
@@ -104,12 +106,12 @@ class LabelledTexts(Classification[Labelled]):
 
 
 def accuracy(predicted: Sequence[Any], labels: Sequence[Any]) -> float:
-    """Share of equal entries, in 0…100."""
-    return 100.0 * sum(bool(one == other) for one, other in zip(predicted, labels, strict=True)) / len(labels)
+    """Return the share of equal entries, in 0…100."""
+    return 100.0 * sum(bool(guess == label) for guess, label in zip(predicted, labels, strict=True)) / len(labels)
 
 
 def macro_f1(predicted: Sequence[int], labels: Sequence[int]) -> float:
-    """Mean F1 over the classes that occur, in 0…100."""
+    """Return the mean F1 over the classes that occur, in 0…100."""
     from sklearn.metrics import f1_score
 
     return float(100 * f1_score(labels, predicted, average="macro", zero_division=0))
@@ -117,6 +119,6 @@ def macro_f1(predicted: Sequence[int], labels: Sequence[int]) -> float:
 
 def require_words(words: Mapping[str, Any], labels: Sequence[str], field: str) -> None:
     """Raise `ConfigError` unless `words` has an entry for each label, and no other."""
-    if odd := sorted(set(words) ^ set(labels)):
-        known = "is no class" if odd[0] in words else "has no words"
-        raise ConfigError(field, f"{odd[0]!r} {known}; the classes are {', '.join(labels)}")
+    if unmatched := sorted(set(words) ^ set(labels)):
+        problem = "is no class" if unmatched[0] in words else "has no words"
+        raise ConfigError(field, f"{unmatched[0]!r} {problem}; the classes are {', '.join(labels)}")

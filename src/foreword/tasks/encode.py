@@ -1,4 +1,4 @@
-"""Hidden states of a base for task heads, whatever its architecture."""
+"""Hidden states for task heads, from a base of any architecture."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Pooling = Literal["auto", "mean", "first", "last"]
 
 
 def token_states(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(last hidden states `[B, n, hidden]`, which are the prompts' own tokens, boolean `[B, n]`).
+    """Return (last hidden states `[B, n, hidden]`, boolean mask of the prompts' own tokens `[B, n]`).
 
-    Of an encoder–decoder they are the encoder's. Padding and virtual tokens are not among the prompts' own.
+    The mask is False for padding and virtual tokens. The states of an encoder–decoder are those of its encoder.
     """
     with attached(base, prefix, prompts) as ids:
         inputs, mask = padded(base, ids, left=False).values()
@@ -35,24 +35,26 @@ def token_states(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[i
 def pooled_states(
     base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[int]], pooling: Pooling = "auto"
 ) -> Tensor:
-    """One vector per prompt, `[B, hidden]`.
+    """Return one vector per prompt, `[B, hidden]`.
 
-    auto: an encoder's mean over its own tokens, a decoder's last token, the first state that an encoder–decoder's decoder
-    makes of its start token. first: an encoder's [CLS].
+    pooling: "mean", "first" or "last" of the states of the prompt's own tokens; the first token of an encoder is [CLS].
+    "auto": the mean for an encoder, the last token for a decoder. For an encoder–decoder, the state that the decoder
+    computes for its start token.
     """
     if base.model.config.is_encoder_decoder and pooling == "auto":
         return _decoder_state(base, prefix, prompts)
-    states, own = token_states(base, prefix, prompts)
+    states, is_own = token_states(base, prefix, prompts)
     kind = pooling if pooling != "auto" else "mean" if base.slots[0].role == "encoder" else "last"
     if kind == "mean":
-        weights = own.to(states.dtype).unsqueeze(-1)
+        weights = is_own.to(states.dtype).unsqueeze(-1)
         return (states * weights).sum(1) / weights.sum(1)
-    places = torch.arange(states.shape[1], device=states.device).expand_as(own)
-    chosen = places.masked_fill(~own, -1).amax(1) if kind == "last" else places.masked_fill(~own, 2**31).amin(1)
+    places = torch.arange(states.shape[1], device=states.device).expand_as(is_own)
+    chosen = places.masked_fill(~is_own, -1).amax(1) if kind == "last" else places.masked_fill(~is_own, 2**31).amin(1)
     return states[torch.arange(len(states), device=states.device), chosen]
 
 
 def _decoder_state(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Return the state of an encoder–decoder's start token after each prompt, `[B, hidden]`."""
     with attached(base, prefix, prompts) as ids:
         inputs, mask = padded(base, ids, left=False).values()
         start = inputs.new_full((len(inputs), 1), int(base.model.config.decoder_start_token_id or 0))
@@ -64,43 +66,46 @@ def _decoder_state(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence
 
 
 def pair_ids(base: Base, first: str, second: str, **options: Any) -> Any:
-    """The tokenizer's encoding of two texts; a line break stands between them where it puts no token of its own."""
+    """Encode two texts with the tokenizer. A line break separates them if the tokenizer puts no token between them."""
     tokenizer = base.tokenizer
-    apart = tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False)
-    return tokenizer(first if apart else first + "\n", second, **options)
+    separates = tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False)
+    return tokenizer(first if separates else first + "\n", second, **options)
 
 
-def require_places(base: Base, what: str) -> None:
-    """Raises `ConfigError` where the tokenizer can't say where `what`, as slow ones can't."""
+def require_places(base: Base, clause: str) -> None:
+    """Raise `ConfigError` if the tokenizer is a slow one, which can't return token positions.
+
+    clause: what the positions tell, for the message: "… does not say where {clause}".
+    """
     if not base.tokenizer.is_fast:
-        raise ConfigError("model", f"{base.name} has a slow tokenizer, which does not say where {what}")
+        raise ConfigError("model", f"{base.name} has a slow tokenizer, which does not say where {clause}")
 
 
 def glues_words(base: Base) -> bool:
-    """Whether the tokenizer runs words together that it gets one by one, as byte-level ones do."""
-    found = base.tokenizer(["a", "b"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
-    return " " not in base.tokenizer.decode(found)
+    """Return True if the tokenizer joins words that it gets one by one without a space, as byte-level ones do."""
+    ids = base.tokenizer(["a", "b"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+    return " " not in base.tokenizer.decode(ids)
 
 
 def encoder_side(base: Base) -> set[str]:
-    """The roles of slots that reading alone uses."""
-    both = bool(base.model.config.is_encoder_decoder)
-    return {slot.role for slot in base.slots} - ({"decoder", "cross"} if both else set())
+    """Return the roles of the slots that are used when text is read but not generated."""
+    encoder_decoder = bool(base.model.config.is_encoder_decoder)
+    return {slot.role for slot in base.slots} - ({"decoder", "cross"} if encoder_decoder else set())
 
 
 def own_states(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Per prompt the states of its own tokens, `[tokens, hidden]`: virtual tokens and padding left out."""
-    states, own = token_states(base, prefix, prompts)
-    return [rows[kept] for rows, kept in zip(states, own, strict=True)]
+    """Return for each prompt the states of its own tokens, `[tokens, hidden]`, without virtual tokens and padding."""
+    states, is_own = token_states(base, prefix, prompts)
+    return [row_states[kept] for row_states, kept in zip(states, is_own, strict=True)]
 
 
 def _stack(base: Base) -> Any:
-    """The model below its output layer, or the model itself where it has none to leave out."""
+    """Return the model without its output layer."""
     return without_lora(base.model).base_model
 
 
 def _arguments(base: Base, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-    """A causal model's tokens don't see the padding behind them, and need no mask."""
+    """Return the arguments of a call. In a causal model no token sees the padding behind it, so there is no mask."""
     if all(slot.role == "decoder" for slot in base.slots) and base.model_slots.route == "attention":
         return {"input_ids": ids, "use_cache": False}
     return {"input_ids": ids, "attention_mask": mask}

@@ -1,4 +1,4 @@
-"""Heads: what is trained on top of a frozen base's hidden states, beside the prefix."""
+"""Heads: layers on a frozen base's hidden states that are trained together with the prefix."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from foreword.base import Base
 class LinearHead(nn.Module):
     """logits = W · norm(states) + b: `[…, hidden]` → `[…, classes]`, float32 or the base's wider dtype.
 
-    norm: layer normalisation without parameters, so that one learning rate suits bases whose states differ in scale by
-    orders of magnitude. W `[classes, hidden]` starts small and random, b at zero.
+    norm: layer normalisation without parameters. With it one learning rate suits bases whose states differ in scale by
+    orders of magnitude. W `[classes, hidden]` starts with small random numbers, b with zeros.
     """
 
     def __init__(self, hidden: int, classes: int, dtype: torch.dtype = torch.float32) -> None:
@@ -28,7 +28,7 @@ class LinearHead(nn.Module):
 
 
 def head_for(base: Base, classes: int) -> LinearHead:
-    """A head on `base`'s hidden states, on its device."""
+    """Make a head on `base`'s hidden states, on its device."""
     config = base.model.config
     text = config.get_text_config()
     width = getattr(text, "word_embed_proj_dim", None) or text.hidden_size  # OPT-350m projects its last states

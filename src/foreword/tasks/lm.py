@@ -1,9 +1,10 @@
 """Language modelling: the loss of target tokens after a prompt.
 
-A decoder's rows are packed one behind another where it allows that. Else they are padded on the right, and need no
-attention mask, because a causal model's real tokens never see what follows them. An encoder–decoder reads the prompt in
-its encoder. The output layer sees target positions alone: a pre-hook picks their hidden states. Where the model does
-nothing more with its logits they are never there all at once (`head_loss`); else its own scaling and softcap apply.
+Rows of a decoder are packed one after another if the decoder allows it. Otherwise they are padded on the right. They
+need no attention mask, because in a causal model no real token sees what follows it. An encoder–decoder reads the
+prompt in its encoder. The output layer gets only the hidden states at target positions: a pre-hook selects them. If the
+model's logits are the output of this layer, the loss is computed chunk by chunk (`head_loss`). If the model scales or
+caps them, the loss is computed from its logits.
 """
 
 from __future__ import annotations
@@ -34,14 +35,19 @@ from foreword.tasks.base import Measurement, Measuring, Task, TaskSettings, in_b
 from foreword.tasks.head_loss import plain
 from foreword.tasks.predictions import Predictions
 
-_PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # whether a model's logits are its head's as they are
+_PLAIN: WeakKeyDictionary[nn.Module, bool] = (
+    WeakKeyDictionary()
+)  # True if a model's logits are the unchanged output of its head
 
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs: by the names of the model's arguments, right-padded. targets `[T]`; positions `[T]`: index into the
-    flattened `[B·n]` of the hidden state that predicts each target; rows `[T]`: the batch row of each target.
-    packed: tokens of each row, where they lie one behind another in a single one."""
+    """One batch of rows.
+
+    inputs: the model's arguments by name, padded on the right. targets `[T]`: token ids. positions `[T]`: for each
+    target the index, into the flattened `[B·n]`, of the hidden state that predicts it. rows `[T]`: its batch row.
+    packed: tokens of each row, if the rows stand one after another in a single row; else None.
+    """
 
     inputs: dict[str, Tensor]
     targets: Tensor
@@ -51,7 +57,7 @@ class Batch:
 
 
 class LanguageModelling(Task[Example]):
-    """`lm`: rows {"input", "target"}; one prediction per target token."""
+    """`lm`: rows {"input", "target"}, one prediction per target token."""
 
     name = "lm"
     metrics = ("loss", "perplexity", *TEXT_METRICS)
@@ -92,8 +98,8 @@ class LanguageModelling(Task[Example]):
     def predict(self, prefix: Prefix | None, items: Sequence[Example]) -> tuple[Predictions, ...]:
         rows, prompts = ready(self.base, [prefix] * len(items), [item.prompt_ids for item in items])
         inserted = any(row is not None and row.kind.inserted for row in rows)
-        read = [replace(item, prompt_ids=tuple(ids)) for item, ids in zip(items, prompts, strict=True)]
-        batch = collate(read, self.base, self.settings.packing and not inserted)
+        examples = [replace(item, prompt_ids=tuple(ids)) for item, ids in zip(items, prompts, strict=True)]
+        batch = collate(examples, self.base, self.settings.packing and not inserted)
         with self.base.attach(one_or_each(rows), packed=batch.packed):
             return (target_predictions(self.base, batch),)
 
@@ -103,7 +109,7 @@ class LanguageModelling(Task[Example]):
     def measure(
         self, prefix: Prefix | None, items: Sequence[Example], metrics: Sequence[str], measuring: Measuring
     ) -> Measurement:
-        """Text metrics of greedy answers, against every reference."""
+        """Compute text metrics of greedy answers, with all references of each row."""
         texts = self.answers(prefix, items, measuring)
         references = [item.references for item in items]
         values: dict[str, float] = {}
@@ -116,22 +122,22 @@ class LanguageModelling(Task[Example]):
         return Measurement(chosen, texts, {name: signatures[name] for name in metrics if name in signatures})
 
     def answers(self, prefix: Prefix | None, items: Sequence[Example], measuring: Measuring) -> list[str]:
-        """The model's greedy answer to each prompt, in row order; longest prompts are written together."""
+        """Return the model's greedy answer to each prompt, in row order. Prompts of similar length share a batch."""
         stops = self.renderer.stop_ids(self.base.model.generation_config)
         options = {"max_new_tokens": measuring.max_new_tokens}
         texts = [""] * len(items)
         order = sorted(range(len(items)), key=lambda index: -len(items[index].prompt_ids))
         for chosen in in_batches(order, measuring.batch_size):
             prompts = [list(items[index].prompt_ids) for index in chosen]
-            written = generate_ids(self.base, prompts, [prefix] * len(chosen), stops, options)
-            for index, answer in zip(chosen, written, strict=True):
+            answer_ids = generate_ids(self.base, prompts, [prefix] * len(chosen), stops, options)
+            for index, answer in zip(chosen, answer_ids, strict=True):
                 texts[index] = measuring.clean(self.base.tokenizer.decode(answer, skip_special_tokens=True))
             measuring.advance(len(chosen))
         return texts
 
 
 def require_decoder(base: Base) -> None:
-    """Raise `UnsupportedModelError` unless `base` continues text: this task's loss needs that."""
+    """Raise `UnsupportedModelError` unless `base` has a decoder and reads text; the loss needs both."""
     first = base.model.get_submodule(base.model_slots.stacks[0].path)
     reads_text = "input_ids" in inspect.signature(first.forward).parameters
     if all(slot.role == "encoder" for slot in base.slots) or not reads_text:
@@ -142,8 +148,10 @@ def require_decoder(base: Base) -> None:
 
 
 def collate(examples: Sequence[Example], base: Base, packing: bool = False) -> Batch:
-    """One batch. The last token of a decoder's row predicts nothing and is left out. packing: pack the rows where `base`
-    allows it."""
+    """Make one batch of `examples`. The last token of a decoder's row predicts nothing and is left out.
+
+    packing: True packs the rows if `base` allows it.
+    """
     if base.model.config.is_encoder_decoder:
         return _two_sided(examples, base)
     width = max(example.num_tokens for example in examples) - 1
@@ -158,23 +166,23 @@ def _packed(examples: Sequence[Example], ids: Sequence[tuple[int, ...]], base: B
     lengths = tuple(len(row) for row in ids)
     starts = accumulate(lengths, initial=0)
     first = [start + len(example.prompt_ids) - 1 for start, example in zip(starts, examples, strict=False)]
-    together = placed([[token for row in ids for token in row]], base.device)
-    return replace(_batch(examples, {"input_ids": together}, first, base.device), packed=lengths)
+    packed_ids = placed([[token for row in ids for token in row]], base.device)
+    return replace(_batch(examples, {"input_ids": packed_ids}, first, base.device), packed=lengths)
 
 
 def _two_sided(examples: Sequence[Example], base: Base) -> Batch:
-    """The prompt in the encoder; the decoder begins with its start token."""
+    """Make a batch for an encoder–decoder: the encoder reads the prompt, the decoder begins with its start token."""
     start = base.model.config.decoder_start_token_id
     if start is None:
         raise ConfigError("model", f"{base.name} names no decoder_start_token_id to begin answers with")
-    read = padded(base, [example.prompt_ids for example in examples], left=False)
-    written = padded(base, [(start, *example.target_ids[:-1]) for example in examples], left=False)["input_ids"]
-    first = [row * written.shape[1] for row in range(len(examples))]
-    return _batch(examples, read | {"decoder_input_ids": written}, first, base.device)
+    encoder_inputs = padded(base, [example.prompt_ids for example in examples], left=False)
+    decoder_ids = padded(base, [(start, *example.target_ids[:-1]) for example in examples], left=False)["input_ids"]
+    first = [row * decoder_ids.shape[1] for row in range(len(examples))]
+    return _batch(examples, encoder_inputs | {"decoder_input_ids": decoder_ids}, first, base.device)
 
 
 def _batch(examples: Sequence[Example], inputs: dict[str, Tensor], first: list[int], device: torch.device) -> Batch:
-    """first: per row the flattened position that predicts its first target."""
+    """Make the batch. first: for each row the flattened position that predicts its first target."""
     targets: list[int] = []
     positions: list[int] = []
     rows: list[int] = []
@@ -182,29 +190,30 @@ def _batch(examples: Sequence[Example], inputs: dict[str, Tensor], first: list[i
         targets += example.target_ids
         positions += range(begin, begin + len(example.target_ids))
         rows += [row] * len(example.target_ids)
-    made = [placed(part, device) for part in (targets, positions, rows)]
-    return Batch(inputs, made[0], made[1], made[2])
+    return Batch(inputs, placed(targets, device), placed(positions, device), placed(rows, device))
 
 
 def target_logits(base: Base, batch: Batch) -> Tensor:
-    """The logits that predict each target token, `[T, vocab]`, float32 or the base's wider dtype; with whatever is
-    attached to `base`."""
+    """Return the logits that predict each target token, `[T, vocab]`, float32 or the base's wider dtype.
+
+    The prefix is the one attached to `base`.
+    """
     with only_at(base.model, batch.positions):
         logits: Tensor = base.model(**batch.inputs, use_cache=False).logits
     return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def target_predictions(base: Base, batch: Batch) -> Predictions:
-    """The prediction of each target token, with whatever is attached to `base`.
+    """Return the prediction of each target token, with the prefix that is attached to `base`.
 
-    As hidden states and output layer where the model does nothing more with its logits, else as logits.
+    They hold hidden states and the output layer if the model's logits are the output of this layer; else logits.
     """
     model = base.model
     head = model.get_output_embeddings()
     if not plain(head) or _PLAIN.get(model) is False:
         return Predictions(batch.targets, batch.rows, given_logits=target_logits(base, batch))
     if model not in _PLAIN:
-        _PLAIN[model] = _logits_are_the_heads(base, batch)
+        _PLAIN[model] = _logits_are_unchanged(base, batch)
         return target_predictions(base, batch)
     with only_at(model, batch.positions, shown=0) as picked:
         model(**batch.inputs, use_cache=False)
@@ -212,12 +221,12 @@ def target_predictions(base: Base, batch: Batch) -> Predictions:
 
 
 def target_losses(base: Base, batch: Batch) -> Tensor:
-    """Cross entropy in nats of each target token, `[T]`, with whatever is attached to `base`."""
+    """Return the cross entropy in nats of each target token, `[T]`, with the prefix that is attached to `base`."""
     return target_predictions(base, batch).target_losses()
 
 
-def _logits_are_the_heads(base: Base, batch: Batch) -> bool:
-    """Whether the model's logits are its output layer's as they are: without a softcap or a scale behind it."""
+def _logits_are_unchanged(base: Base, batch: Batch) -> bool:
+    """Return True if the model's logits are the output of its output layer, without a softcap or a scale."""
     with torch.no_grad():
         with only_at(base.model, batch.positions, shown=1) as picked:
             logits = base.model(**batch.inputs, use_cache=False).logits
@@ -226,9 +235,11 @@ def _logits_are_the_heads(base: Base, batch: Batch) -> bool:
 
 @contextmanager
 def only_at(model: Any, positions: Tensor, shown: int | None = None) -> Iterator[list[Tensor]]:
-    """Within: the model's logits are `[1, T, vocab]`, at `positions` of the flattened `[B·n]` alone.
+    """Within the block the model computes logits only at `positions` of the flattened `[B·n]`: `[1, T, vocab]`.
 
-    Yields a list that gets the hidden states at these positions, `[T, width]`. shown: give the output layer only so many.
+    Yields a list; each forward pass appends the hidden states at these positions, `[T, width]`.
+    shown: number of these states that the output layer gets; None: all.
+    Raises `UnsupportedModelError` for a model without an output layer.
     """
     head: nn.Module | None = model.get_output_embeddings()
     if head is None:

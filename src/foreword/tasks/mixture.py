@@ -1,7 +1,7 @@
-"""Several data sets for one prefix, each with a task and head of its own.
+"""Several data sets for one prefix, each with its own task and head.
 
-Liu et al. 2022, "P-Tuning v2", §3.2 (multi-task learning): the prefix is shared, the heads are not; afterwards training
-goes on for one of them from the shared prefix. Every row weighs the same, whatever its task counts losses by.
+Liu et al. 2022, "P-Tuning v2", §3.2 (multi-task learning): tasks share the prefix but not the heads. Afterwards one
+task is trained further from the shared prefix. Every row has the same weight, however many predictions its task makes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class MixtureItem:
 
 
 class Mixture(Task[MixtureItem]):
-    """tasks: name → task. Batches may hold rows of several; each task predicts its own."""
+    """tasks: name → task. A batch can hold rows of several tasks; each task predicts its own rows."""
 
     name = "mixture"
     metrics = ("loss",)
@@ -70,43 +70,44 @@ class Mixture(Task[MixtureItem]):
         return set().union(*(task.roles() for task in self.tasks.values()))
 
     def collect_heads(self) -> None:
-        """Gather the tasks' heads, which they have once they know their labels."""
+        """Collect the tasks' heads. A task has its head as soon as it knows its labels."""
         heads = {f"head-{name}": task.head for name, task in self.tasks.items() if task.head is not None}
-        self.head = nn.ModuleDict(heads)  # `train` is taken, so names need something in front
+        self.head = nn.ModuleDict(heads)  # the prefix in the name avoids names that nn.Module uses, such as `train`
         self.labels = list(dict.fromkeys(label for task in self.tasks.values() for label in task.labels))
 
     def item(self, fields: Mapping[str, Any], where: str) -> str:
         return "a mixture's tasks read their own rows"
 
     def pads(self, items: Sequence[MixtureItem], inserted: bool) -> bool:
-        of_task = {name: [part.item for part in items if part.task == name] for name in self.tasks}
-        return any(task.pads(of_task[name], inserted) for name, task in self.tasks.items())
+        task_items = {name: [entry.item for entry in items if entry.task == name] for name in self.tasks}
+        return any(task.pads(task_items[name], inserted) for name, task in self.tasks.items())
 
     def predict(self, prefix: Prefix | None, items: Sequence[MixtureItem]) -> tuple[Predictions, ...]:
-        """The predictions of every task that has rows here. A row counts 1, however many predictions it has."""
-        made: list[Predictions] = []
+        """Return the predictions of every task with rows in `items`. A row counts 1, with any number of predictions."""
+        predictions: list[Predictions] = []
         for name, task in self.tasks.items():
             places = [index for index, item in enumerate(items) if item.task == name]
             if places:
-                of_task = [items[index].item for index in places]
-                units = [task.units(item) for item in of_task]
-                made += [_among_all(one, places, units) for one in task.predict(prefix, of_task)]
-        return tuple(made)
+                task_items = [items[index].item for index in places]
+                units = [task.units(item) for item in task_items]
+                for of_task in task.predict(prefix, task_items):
+                    predictions.append(_among_all(of_task, places, units))
+        return tuple(predictions)
 
     def measure(
         self, prefix: Prefix | None, items: Sequence[MixtureItem], metrics: Sequence[str], measuring: Measuring
     ) -> Measurement:
-        """Nothing beside the loss: each task is measured on data of its own."""
+        """Measure nothing but the loss: each task is measured on its own data."""
         return Measurement({}, [])
 
     def state(self) -> dict[str, Any]:
         return {"task": self.name, "tasks": {name: task.state() for name, task in self.tasks.items()}}
 
 
-def _among_all(made: Predictions, places: Sequence[int], units: Sequence[float]) -> Predictions:
-    """Predictions of some of a batch's items as ones of the whole batch. places: of these items in it."""
-    device = made.rows.device
-    weights = 1 / torch.tensor(units, dtype=torch.float64, device=device)[made.rows]
-    if made.weights is not None:
-        weights = weights * made.weights
-    return replace(made, rows=torch.tensor(places, device=device)[made.rows], weights=weights)
+def _among_all(predictions: Predictions, places: Sequence[int], units: Sequence[float]) -> Predictions:
+    """Turn predictions of some items into predictions of the whole batch. places, units: of these items."""
+    device = predictions.rows.device
+    weights = 1 / torch.tensor(units, dtype=torch.float64, device=device)[predictions.rows]
+    if predictions.weights is not None:
+        weights = weights * predictions.weights
+    return replace(predictions, rows=torch.tensor(places, device=device)[predictions.rows], weights=weights)

@@ -1,4 +1,4 @@
-"""Checking a task's own settings."""
+"""Check a task's own settings."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ Options = TypeVar("Options")
 
 
 def options_of(kind: type[Options], values: Mapping[str, Any], task: str) -> Options:
-    """The task's options from plain values. Raises `ConfigError` for an unknown or wrong one."""
+    """Make the task's options from plain values. Raises `ConfigError` for an unknown or wrong one."""
     return build(kind, values, f"task_options of {task}")

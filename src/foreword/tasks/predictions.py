@@ -1,4 +1,4 @@
-"""What a task predicts for a batch: the seam between tasks and objectives."""
+"""What a task predicts for a batch. Tasks make `Predictions`, objectives use them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from foreword.tasks.head_loss import head_losses
 class Predictions:
     """T predictions, each of one class out of C.
 
-    targets `[T]`: the right classes, int64. rows `[T]`: which item of the batch each prediction belongs to.
-    Either given_logits `[T, C]`, float32 or wider, or hidden `[T, width]` with the frozen output layer `head` that makes
-    logits of them; a vocabulary's logits are large, so an objective should prefer `target_losses` to `logits` where
-    it can. Both are differentiable with respect to what is trained.
-    weights `[T]`: what each prediction counts for; None: 1.
+    targets `[T]`: the right classes, int64. rows `[T]`: the item of the batch that each prediction belongs to.
+    Either given_logits `[T, C]`, float32 or wider, or hidden `[T, width]` with the frozen output layer `head`, which
+    turns them into logits. Both are differentiable with respect to what is trained. The logits of a vocabulary are
+    large, so an objective should use `target_losses` and not `logits` if it can.
+    weights `[T]`: the weight of each prediction; None: 1.
     """
 
     targets: Tensor
@@ -30,7 +30,7 @@ class Predictions:
     weights: Tensor | None = None
 
     def logits(self) -> Tensor:
-        """`[T, C]`, float32 or wider."""
+        """Return the logits `[T, C]`, float32 or wider."""
         if self.given_logits is not None:
             return self.given_logits
         if self.head is None:
@@ -39,11 +39,11 @@ class Predictions:
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def target_losses(self) -> Tensor:
-        """−log p(target) in nats, `[T]`; never all logits at once where there are hidden states."""
+        """Return −log p(target) in nats, `[T]`. With hidden states, not all logits are in memory at once."""
         if self.hidden is not None and self.head is not None:
             return head_losses(self.hidden, self.head, self.targets)
         return F.cross_entropy(self.logits(), self.targets, reduction="none")
 
     def weighted(self, losses: Tensor) -> Tensor:
-        """`losses` `[T]` times what each prediction counts for."""
+        """Return `losses` `[T]` times the weight of each prediction."""
         return losses if self.weights is None else losses * self.weights.to(losses)

@@ -1,7 +1,7 @@
-"""`qa`: extractive question answering: where in a context the answer begins and ends.
+"""`qa`: extractive question answering: find where in a context the answer begins and ends.
 
-Two outputs per token, begin and end (Devlin et al. 2019, §4.2). Exact match and F1 over words as SQuAD defines them
-(Rajpurkar et al. 2016, §6.1): lower case, without articles and punctuation.
+The head has two outputs per token, begin and end (Devlin et al. 2019, §4.2). Exact match and F1 over words are those of
+SQuAD (Rajpurkar et al. 2016, §6.1): lower case, without articles and punctuation.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ from foreword.tasks.predictions import Predictions
 
 @dataclass(frozen=True)
 class Span(PromptItem):
-    """spans: characters of the context that each token covers; None for tokens of the question. begin, end: first and
-    last token of the answer. answers: every right answer."""
+    """A question with its context.
+
+    spans: for each token the characters of the context that it covers; None for tokens outside the context.
+    begin, end: first and last token of the answer. answers: all right answers.
+    """
 
     spans: tuple[tuple[int, int] | None, ...] = ()
     begin: int = 0
@@ -44,7 +47,7 @@ class Span(PromptItem):
 
 @dataclass(frozen=True)
 class SpanOptions:
-    """longest: tokens of the longest answer that is given."""
+    """longest: the most tokens that a predicted answer can have."""
 
     longest: int = 30
 
@@ -55,7 +58,10 @@ class SpanOptions:
 
 
 class QuestionAnswering(Task[Span]):
-    """Rows {"question", "context", "answers": [{"text", "start"}, …]}, start in characters; the first is trained on."""
+    """Rows {"question", "context", "answers": [{"text", "start"}, …]}, start in characters.
+
+    The first answer is the training target.
+    """
 
     name = "qa"
     metrics = ("loss", "exact_match", "f1")
@@ -98,7 +104,7 @@ class QuestionAnswering(Task[Span]):
         return Span(ids, texts[0], where, spans, covered[0], covered[-1], fields["context"], texts)
 
     def logits(self, prefix: Prefix | None, items: Sequence[Span]) -> list[Tensor]:
-        """Per item `[2, tokens]`, −∞ outside the context."""
+        """Return begin and end scores per item, `[2, tokens]`, −∞ outside the context."""
         states = own_states(self.base, prefix, [item.prompt_ids for item in items])
         scored = pieces(self.head(torch.cat(states)), [len(item.prompt_ids) for item in items])
         return [
@@ -107,7 +113,10 @@ class QuestionAnswering(Task[Span]):
         ]
 
     def predict(self, prefix: Prefix | None, items: Sequence[Span]) -> tuple[Predictions, ...]:
-        """Two predictions per item, begin and end, each of weight ½. Classes are tokens; items with fewer have −∞."""
+        """Return two predictions per item, begin and end, each of weight ½.
+
+        The classes are the token positions. Items with fewer tokens have −∞ at the rest.
+        """
         scores = self.logits(prefix, items)
         most = max(item_scores.shape[1] for item_scores in scores)
         logits = torch.cat([F.pad(item, (0, most - item.shape[1]), value=float("-inf")) for item in scores])
@@ -136,7 +145,7 @@ class QuestionAnswering(Task[Span]):
         return Measurement({name: values[name] for name in metrics if name in values}, texts)
 
     def _best(self, item: Span, scores: Tensor) -> str:
-        """The text of the likeliest span that ends where it begins or up to `longest` tokens later."""
+        """Return the text of the most likely span of 1 to `longest` tokens."""
         joint = scores[0][:, None] + scores[1][None]
         allowed = torch.ones_like(joint, dtype=torch.bool).triu().tril(self.options.longest - 1)
         begin, end = divmod(int(joint.masked_fill(~allowed, float("-inf")).argmax()), joint.shape[1])
@@ -145,6 +154,7 @@ class QuestionAnswering(Task[Span]):
 
 
 def _answers_problem(fields: Mapping[str, Any], name: str) -> str | None:
+    """Return what is wrong with the answers in field `name`; None if they are right."""
     answers = fields.get(name)
     if not isinstance(answers, list) or not answers:
         return f"field {name!r} must be a list of answers, not {answers!r:.60}"
@@ -158,19 +168,20 @@ def _answers_problem(fields: Mapping[str, Any], name: str) -> str | None:
 
 
 def normalised(text: str) -> list[str]:
-    """SQuAD's words of a text."""
+    """Return the words of a text as SQuAD counts them."""
     bare = "".join(char for char in text.lower() if char not in set(string.punctuation))
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
 def exact(answer: str, right: str) -> float:
+    """Return 1.0 if both texts have the same words, else 0.0."""
     return float(normalised(answer) == normalised(right))
 
 
 def word_f1(answer: str, right: str) -> float:
-    """F1 of the words in common."""
-    one, other = normalised(answer), normalised(right)
-    if not one or not other:
-        return float(one == other)
-    common = sum((Counter(one) & Counter(other)).values())
-    return 2 * common / (len(one) + len(other))
+    """Return the F1 of the words that both texts have in common."""
+    words, right_words = normalised(answer), normalised(right)
+    if not words or not right_words:
+        return float(words == right_words)
+    common = sum((Counter(words) & Counter(right_words)).values())
+    return 2 * common / (len(words) + len(right_words))

@@ -1,7 +1,7 @@
-"""A trained task beside its prefix: the folder `head/` with `head.safetensors` and `head.json`.
+"""A trained task, saved next to its prefix: the folder `head/` with `head.safetensors` and `head.json`.
 
-It holds what evaluation needs to ask the same again: the task's name, labels, options and fields, and the tensors of its
-head if it has one; for a mixture one entry per task.
+It holds what evaluation needs to make the same task again: name, labels, options and fields, and the tensors of the
+head if there is one. A mixture has one entry per task.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ ONLY = "task"  # the name of a run's single task
 
 
 def save_task(task: Task[Any], folder: Path) -> Path:
-    """Write `folder`, atomically. Raises `StorageError`."""
+    """Write the task to `folder`, atomically. Raises `StorageError`."""
     tasks = task.tasks if isinstance(task, Mixture) else {ONLY: task}
     tensors = {
         f"{name}.{key}": tensor.detach().cpu().contiguous()
-        for name, own in tasks.items()
-        if own.head is not None
-        for key, tensor in own.head.state_dict().items()
+        for name, entry in tasks.items()
+        if entry.head is not None
+        for key, tensor in entry.head.state_dict().items()
     }
     with new_folder(folder) as temporary:
         save_file(tensors, temporary / TENSORS)
         manifest = {
             "format": FORMAT,
             "version": VERSION,
-            "tasks": {name: own.state() | {"template": own.template} for name, own in tasks.items()},
+            "tasks": {name: entry.state() | {"template": entry.template} for name, entry in tasks.items()},
             "digest": "sha256:" + hashlib.sha256((temporary / TENSORS).read_bytes()).hexdigest(),
         }
         write_json(temporary / MANIFEST, manifest)
@@ -49,7 +49,7 @@ def save_task(task: Task[Any], folder: Path) -> Path:
 
 
 def read_states(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor]]:
-    """(state of each task by name, tensors) of a saved folder. Raises `PrefixFormatError`, saying what is wrong."""
+    """Return (state of each task by name, tensors) of a saved folder. Raises `PrefixFormatError`."""
     file = folder / MANIFEST
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ def read_states(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tens
 
 
 def choose(states: Mapping[str, dict[str, Any]], name: str | None, folder: Path) -> str:
-    """The task meant: the only one, or the one called `name`. Raises `ConfigError`."""
+    """Return the name of the only task, or `name` if it is a task of `folder`. Raises `ConfigError`."""
     if name is None and len(states) == 1:
         return next(iter(states))
     if name is None or name not in states:
@@ -75,7 +75,7 @@ def choose(states: Mapping[str, dict[str, Any]], name: str | None, folder: Path)
 
 
 def fill(task: Task[Any], state: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> None:
-    """Put a saved task into `task`, which is one of the same kind. Raises `ConfigError` if it isn't."""
+    """Restore a saved task in `task`. Raises `ConfigError` if it is of another kind or its head doesn't fit."""
     if state.get("task") != task.name:
         raise ConfigError("head", f"was trained for {state.get('task')}, not {task.name}")
     task.restore(state)
@@ -84,21 +84,24 @@ def fill(task: Task[Any], state: Mapping[str, Any], tensors: Mapping[str, Tensor
 
 
 def put(task: Task[Any], tensors: Mapping[str, Tensor], name: str) -> None:
-    """Put a head's tensors into a task that has its own labels already. Raises `ConfigError` where they don't fit."""
-    own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    """Copy a saved head's tensors into the head of `task`, which must know its labels.
+
+    Raises `ConfigError` if `task` has no head or one of other shapes.
+    """
+    saved = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     head = task.head
     if head is None:
         raise ConfigError("init_head", f"{task.name} trains no head")
     shapes = {key: tuple(value.shape) for key, value in head.state_dict().items()}
-    if shapes != {key: tuple(value.shape) for key, value in own.items()}:
-        raise ConfigError("init_head", f"its tensors {sorted(own)} don't fit a head of shapes {shapes}")
+    if shapes != {key: tuple(value.shape) for key, value in saved.items()}:
+        raise ConfigError("init_head", f"its tensors {sorted(saved)} don't fit a head of shapes {shapes}")
     with torch.no_grad():
         for key, value in head.state_dict().items():
-            value.copy_(own[key])
+            value.copy_(saved[key])
 
 
 def split_name(head: str) -> tuple[Path, str | None]:
-    """`folder` or `folder:name`."""
+    """Split `folder` or `folder:name` into (folder, name or None)."""
     if (Path(head) / MANIFEST).is_file():
         return Path(head), None
     path, colon, name = head.rpartition(":")

@@ -1,4 +1,4 @@
-"""`seq-cls`: a class for a whole text, and `multiple-choice`: one of several answers to a question.
+"""`seq-cls`: choose a class for a whole text, and `multiple-choice`: choose one of several answers to a question.
 
 Liu et al. 2022, "P-Tuning v2", §3.3: deep prefixes with a linear head on the frozen model's states instead of a
 verbalizer. Parameters of the head: (hidden + 1) · classes; of multiple choice hidden + 1.
@@ -27,7 +27,7 @@ from foreword.tasks.options import options_of
 
 @dataclass(frozen=True)
 class SequenceOptions:
-    """pooling: how states become one vector (`encode.pooled_states`). labels: the classes; none: the training rows'."""
+    """pooling: how states become one vector (`encode.pooled_states`). labels: classes; empty: from training rows."""
 
     pooling: Pooling = "auto"
     labels: tuple[str, ...] = ()
@@ -85,8 +85,11 @@ class ChoiceOptions:
 
 
 class MultipleChoice(Classification[Choices]):
-    """`multiple-choice`: rows {"question", "choices": [text, …], "label": number of the right one}; a "context" stands
-    before the question. Each answer is read with the question, and a single output scores it."""
+    """`multiple-choice`: rows {"question", "choices": [text, …], "label": number of the right one}.
+
+    A "context", if there is one, stands before the question. The base reads each answer with the question, and a head
+    with a single output scores it.
+    """
 
     name = "multiple-choice"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
@@ -111,10 +114,10 @@ class MultipleChoice(Classification[Choices]):
         return Choices(ids[0], fields["choices"][label], where, label, ids)
 
     def logits(self, prefix: Prefix | None, items: Sequence[Choices]) -> Tensor:
-        """`[B, most choices]`, −∞ where a row has fewer."""
+        """Return the score of every choice, `[B, most choices]`, −∞ if a row has fewer."""
         counts = [len(item.choice_ids) for item in items]
-        every = [ids for item in items for ids in item.choice_ids]
-        scores = self.head(pooled_states(self.base, prefix, every, self.options.pooling))[:, 0]
+        prompts = [ids for item in items for ids in item.choice_ids]
+        scores = self.head(pooled_states(self.base, prefix, prompts, self.options.pooling))[:, 0]
         return torch.nn.utils.rnn.pad_sequence(
             list(scores.split(counts)), batch_first=True, padding_value=float("-inf")
         )
@@ -124,6 +127,7 @@ class MultipleChoice(Classification[Choices]):
 
 
 def _choices_problem(fields: Mapping[str, Any], label_field: str) -> str | None:
+    """Return what is wrong with choices, label or context; None if they are right."""
     choices, label = fields.get("choices"), fields.get(label_field)
     if not isinstance(choices, list) or len(choices) < 2:
         return f"field 'choices' must be a list of two texts or more, not {choices!r:.60}"

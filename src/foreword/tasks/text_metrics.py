@@ -1,4 +1,4 @@
-"""Text metrics, by the libraries that define them."""
+"""Text metrics, computed by the libraries that define them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ References = Sequence[Sequence[str]]
 
 
 def bleu(texts: Sequence[str], references: References) -> tuple[float, str]:
-    """(corpus BLEU in 0…100, sacrebleu's signature); Papineni et al. 2002, Post 2018."""
+    """Return (corpus BLEU in 0…100, sacrebleu's signature); Papineni et al. 2002, Post 2018."""
     from sacrebleu.metrics import BLEU
 
     return _sacrebleu(BLEU(), texts, references)
 
 
 def chrf(texts: Sequence[str], references: References) -> tuple[float, str]:
-    """(corpus chrF2 in 0…100, sacrebleu's signature); Popović 2015."""
+    """Return (corpus chrF2 in 0…100, sacrebleu's signature); Popović 2015."""
     from sacrebleu.metrics import CHRF
 
     return _sacrebleu(CHRF(), texts, references)
 
 
 def rouge_l(texts: Sequence[str], references: References) -> float:
-    """Mean ROUGE-L F1 in 0…100, the best reference of each row; Lin 2004."""
+    """Return the mean ROUGE-L F1 in 0…100, with the best reference of each row; Lin 2004."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
@@ -35,7 +35,7 @@ def rouge_l(texts: Sequence[str], references: References) -> float:
 
 
 def exact_match(texts: Sequence[str], references: References) -> float:
-    """Share of rows, in 0…100, whose text equals a reference up to surrounding white space."""
+    """Return the share of rows, in 0…100, whose text equals a reference up to surrounding white space."""
     hits = [
         text.strip() in {reference.strip() for reference in row} for text, row in zip(texts, references, strict=True)
     ]

@@ -1,7 +1,7 @@
-"""`token-cls`: a tag for each word, such as named entities.
+"""`token-cls`: predict a tag for each word, such as named entities.
 
-Each word's first piece carries its tag. Encoder–decoders are read by their encoder. Entity F1 is seqeval's (Nakayama
-2018; Ramshaw and Marcus 1995 for the IOB2 tags), micro-averaged over entities.
+The tag of a word is predicted at its first token. Of an encoder–decoder only the encoder is used. Entity F1 is
+seqeval's (Nakayama 2018; Ramshaw and Marcus 1995 for the IOB2 tags), micro-averaged over entities.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from foreword.tasks.predictions import Predictions
 
 @dataclass(frozen=True)
 class Tagged(PromptItem):
-    """places: position of each word's first piece. tags: number of each word's tag."""
+    """places: position of each word's first token. tags: number of each word's tag."""
 
     places: tuple[int, ...] = ()
     tags: tuple[int, ...] = ()
@@ -77,8 +77,8 @@ class TokenClassification(Task[Tagged]):
             return f"has {len(words)} words, but {len(tags)} tags"
         if unknown := [tag for tag in tags if tag not in self.labels]:
             return f"tag {unknown[0]!r:.60} is none of the training rows"
-        read = [words[0], *(f" {word}" for word in words[1:])] if self._glues else words
-        encoded = self.base.tokenizer(read, is_split_into_words=True)
+        spaced = [words[0], *(f" {word}" for word in words[1:])] if self._glues else words
+        encoded = self.base.tokenizer(spaced, is_split_into_words=True)
         places: dict[int, int] = {}
         for place, word in enumerate(encoded.word_ids()):
             if word is not None:
@@ -93,7 +93,7 @@ class TokenClassification(Task[Tagged]):
         return len(item.tags)
 
     def logits(self, prefix: Prefix | None, items: Sequence[Tagged]) -> Tensor:
-        """Scores of every tag for each word of all items, one after another, `[words, tags]`."""
+        """Return the score of every tag for each word of all items, one after another, `[words, tags]`."""
         states = own_states(self.base, prefix, [item.prompt_ids for item in items])
         picked = [rows[list(item.places)] for rows, item in zip(states, items, strict=True)]
         scores: Tensor = self.head(torch.cat(picked))
@@ -122,7 +122,7 @@ class TokenClassification(Task[Tagged]):
 
 
 def entity_f1(predicted: Sequence[Sequence[str]], tags: Sequence[Sequence[str]]) -> float:
-    """F1 over whole entities, in 0…100."""
+    """Return the F1 over whole entities, in 0…100."""
     from seqeval.metrics import f1_score
 
     return float(100 * f1_score([list(row) for row in tags], [list(row) for row in predicted], zero_division=0))

@@ -1,15 +1,16 @@
-"""`verbalizer`: classes told by words that the language model itself predicts; no head is trained.
+"""`verbalizer`: the language model chooses a class by predicting its word; no head is trained.
 
 Schick & Schütze 2021, "Exploiting Cloze Questions" (PET), §3.1, and Brown et al. 2020 for decoders. A class may have
 several words; its score is the mean of their log-probabilities (Hu et al. 2022, "Knowledgeable Prompt-tuning", eq. 3).
-A masked language model reads the words at the template's `[MASK]`, where each word must be a single token; a decoder or
-encoder–decoder after the prompt, where a word may have several tokens: its score is then their mean log-probability.
+A masked language model predicts the word at the template's `[MASK]`; each word must be a single token. A decoder or
+encoder–decoder predicts it after the prompt. There a word may have several tokens: its score is their mean
+log-probability.
 
-Contextual calibration (Zhao et al. 2021, "Calibrate Before Use", §4) takes away what the words score for an empty input,
+Contextual calibration (Zhao et al. 2021, "Calibrate Before Use", §4) subtracts the score for an empty input,
 
     score(c | x) − score(c | ""),
 
-without gradients in training, so that a class is chosen for what the input says.
+so that the input decides the class. In training no gradient flows through the second term.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ from foreword.tasks.options import options_of
 
 @dataclass(frozen=True)
 class VerbalizerOptions:
-    """words: class → its label word, or a list of several; none: the class's own name, `_` as a space.
-    calibrate: take away the scores of an empty input."""
+    """Options of `verbalizer`.
+
+    words: class → its label word, or a list of several words; empty: the name of the class, with `_` as a space.
+    calibrate: True subtracts the scores of an empty input.
+    """
 
     words: Mapping[str, Any] = field(default_factory=dict)
     calibrate: bool = False
@@ -86,8 +90,8 @@ class Verbalizer(LabelledTexts):
         self._find_words()
 
     def _find_words(self) -> None:
-        own = {label: label.replace("_", " ") for label in self.labels}
-        words = dict(self.options.words) or own
+        names = {label: label.replace("_", " ") for label in self.labels}
+        words = dict(self.options.words) or names
         if self.options.calibrate and not self._empty():
             raise ConfigError("template", "calibrate asks about an empty input, which needs words around it")
         require_words(words, self.labels, "words")
@@ -97,7 +101,11 @@ class Verbalizer(LabelledTexts):
         ]
 
     def _tokens(self, word: str) -> tuple[int, ...]:
-        """A word's tokens where the template puts it: behind a space, but for a mask that stands for a whole word."""
+        """Return the tokens of `word` in the place where the template puts it. Raises `ConfigError`.
+
+        After a prompt a space comes before the word. At a mask the word has no space if it is then one token; else the
+        form with fewer tokens is used.
+        """
         if self._masked:
             tokenizer = self.base.tokenizer
             whole, spaced = (tokenizer(gap + word, add_special_tokens=False)["input_ids"] for gap in ("", " "))
@@ -127,19 +135,19 @@ class Verbalizer(LabelledTexts):
         return scores - empty
 
     def _empty(self) -> tuple[int, ...]:
-        """The prompt of an empty input."""
+        """Return the prompt of an empty input."""
         fields = dict.fromkeys(self.renderer.fields, "")
         return tuple(self.renderer.prompt_ids(self.renderer.prompt(fields)))
 
     def _scores(self, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Mean log-probability of each class's words, `[B, classes]`."""
+        """Return the mean log-probability of each class's words, `[B, classes]`."""
         single = all(len(word) == 1 for words in self._words for word in words)
         by_word = self._at_once(prefix, prompts) if single else self._one_by_one(prefix, prompts)
         counts = [len(words) for words in self._words]
-        return torch.stack([own.mean(0) for own in pieces(by_word.T, counts)], dim=1)
+        return torch.stack([scores.mean(0) for scores in pieces(by_word.T, counts)], dim=1)
 
     def _at_once(self, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Words of one token each: one forward pass, `[B, words]`."""
+        """Score words of one token each in one forward pass, `[B, words]`."""
         base = self.base
         with attached(base, prefix, prompts) as ids:
             inputs, mask = padded(base, ids, left=False).values()
@@ -159,20 +167,23 @@ class Verbalizer(LabelledTexts):
         return torch.log_softmax(wide, -1).index_select(1, words)
 
     def _places(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """Where each row's word is predicted: at its mask, or at its last token."""
+        """Return the position at which each row's word is predicted: its mask, or its last token."""
         if self._masked:
             masks: Tensor = inputs == self.base.tokenizer.mask_token_id
             return masks.int().argmax(1)
         return mask.sum(1) - 1
 
     def _one_by_one(self, prefix: Prefix | None, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Words of several tokens: each word after each prompt, `[B, words]`."""
-        words = [word for own in self._words for word in own]
+        """Score words of several tokens, each word after each prompt, `[B, words]`."""
+        words = [word for class_words in self._words for word in class_words]
         pairs = [(prompt, word) for prompt in prompts for word in words]
         with attached(self.base, prefix, [prompt for prompt, _ in pairs]) as ids:
-            rows = [Example(tuple(own), word, "", "", (), "") for own, (_, word) in zip(ids, pairs, strict=True)]
+            rows = [
+                Example(tuple(prompt_ids), word, "", "", (), "")
+                for prompt_ids, (_, word) in zip(ids, pairs, strict=True)
+            ]
             losses = target_losses(self.base, collate(rows, self.base))
-        means = [-own.mean() for own in pieces(losses, [len(word) for _, word in pairs])]
+        means = [-word_losses.mean() for word_losses in pieces(losses, [len(word) for _, word in pairs])]
         return torch.stack(means).view(len(prompts), len(words))
 
 
