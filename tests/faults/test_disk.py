@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import foreword
-from foreword import files, format
+from foreword import files
 from foreword.errors import StorageError
+from foreword.prefix import stored
 from foreword.training import checkpoint
 from foreword.training.checkpoint import list_checkpoints, read_state
 from foreword.training.folder import RunFolder
@@ -31,7 +32,7 @@ class FullDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
         self.left, self.failures = room, 0
         for holder, name in (
-            (checkpoint, "save_file"), (format, "save_file"), (files, "fsync"), (tempfile, "mkdtemp"), (tempfile, "mkstemp"),
+            (checkpoint, "save_file"), (stored, "save_file"), (files, "fsync"), (tempfile, "mkdtemp"), (tempfile, "mkstemp"),
             (os, "fdopen"), (os, "fsync"),
         ):  # fmt: skip
             monkeypatch.setattr(holder, name, self._counted(getattr(holder, name)))
