@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_a_head_is_saved_before_its_prefix(tmp_path) -> None:
 
 
 def test_a_run_that_stops_early_says_so(rows) -> None:
-    changes = {"steps": 60, "lr": 100.0, "scheduler": "constant", "validate_every": 1, "patience": 2}
+    changes: dict[str, Any] = {"steps": 60, "lr": 100.0, "scheduler": "constant", "validate_every": 1, "patience": 2}
     result, events = events_of(tiny_base(), settings(rows, **changes))
     last = events[-1]
     assert isinstance(last, Finished)

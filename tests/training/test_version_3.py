@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import foreword
@@ -51,14 +54,12 @@ def make_older(run: Path) -> None:
 
 def with_lora() -> Base:
     peft = pytest.importorskip("peft")
-    import torch
-
     torch.manual_seed(1)
     config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     return Base(peft.get_peft_model(tiny_model("llama"), config), byte_tokenizer(), name="tiny-lora")
 
 
-CASES = {
+CASES: dict[str, tuple[Callable[[], Base], dict[str, Any]]] = {
     "neither": (tiny_base, {}),
     "dropout and frozen tokens": (tiny_base, {"dropout": 0.3, "frozen_tokens": 1}),
     "a head": (lambda: tiny_base("bert"), {"task": "seq-cls"}),
@@ -68,7 +69,6 @@ CASES = {
 
 
 def test_the_older_names_are_those_that_version_3_wrote() -> None:
-    """As `foreword` 0.1 wrote them for `direct`, alone and with a head and a LoRA."""
     assert older_name("producer.keys.0", False, False) == "producer.keys.0"
     assert older_name("optimizer.producer.keys.0.exp_avg", False, False) == "optimizer.keys.0.exp_avg"
     assert older_name("producer.keys.0", True, True) == "producer.inner.inner.keys.0"
