@@ -57,7 +57,7 @@ fix: $(READY)
 	$(BIN)/ruff format .
 
 models: $(READY)
-	$(BIN)/python -m pytest tests/parity tests/models/test_positions.py --write-models
+	$(BIN)/python -m pytest tests/parity tests/base/test_positions.py --write-models
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

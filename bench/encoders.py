@@ -145,7 +145,8 @@ def without_prefix(
         made.learn([json.loads(line) for line in handle])
     training, _ = made.load(files[0], Reading(max_tokens=256, max_bad_rows=100))
     held_out, _ = made.load(files[1], Reading(max_tokens=256, max_bad_rows=100))
-    groups = [{"params": list(made.head.parameters()), "peak": HEAD_RATE}]
+    assert made.head is not None
+    groups: list[dict[str, Any]] = [{"params": list(made.head.parameters()), "peak": HEAD_RATE}]
     if rate:
         own.model.requires_grad_(True).train()
         groups.append({"params": list(own.model.parameters()), "peak": rate})

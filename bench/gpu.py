@@ -84,10 +84,11 @@ def parity(device: torch.device) -> dict[str, float]:
     given = [torch.randn(*shape, device=device, dtype=dtype, requires_grad=True) for shape in shapes]
     exact = [tensor.detach().double().cpu().requires_grad_() for tensor in given]
     call = AttentionCall(given[0], given[1], given[2], None, None, True, 0.125)
-    plan = RowMap([0] * 37 + [1] * 200 + [0] * 5).plan((0, 1), (48, 17), 242, 1, device)
+    rows: list[int | None] = [*[0] * 37, *[1] * 200, *[0] * 5]
+    plan = RowMap(rows).plan((0, 1), (48, 17), 242, 1, device)
     shared = Shared(plan, *laid_out([given[3], given[5]], [given[4], given[6]]))
     output = two_part_attention(call, shared, backends.choose(call), Segments(lengths, lengths))
-    pieces = [torch.split(tensor, lengths, 2) for tensor in exact[:3]]
+    pieces = [torch.split(tensor, list(lengths), 2) for tensor in exact[:3]]
     kvs = [KV(exact[3], exact[4]), KV(exact[5], exact[6]), KV(exact[3], exact[4])]
     own = [
         reference_attention(AttentionCall(q, k, v, None, None, True, 0.125), [kv])

@@ -161,8 +161,8 @@ def work(kind: str, point: Point) -> float:
     if kind == "decoding":
         seen = 2 * WIDTH * (point.tokens + point.length)
         return point.batch * (point.layers * (layer + seen) + head)
-    seen = 2 * WIDTH * (point.tokens / 2 + point.length)
-    return point.batch * point.tokens * (point.layers * (2 * layer + 3.5 * seen) + head)
+    mean = 2 * WIDTH * (point.tokens / 2 + point.length)
+    return point.batch * point.tokens * (point.layers * (2 * layer + 3.5 * mean) + head)
 
 
 def series(rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, list[tuple[int, float, float, float, float]]]]:

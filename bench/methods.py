@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 import foreword
+from foreword.data import Reading
 from foreword.init import Beginning, starting_point
 from foreword.methods import METHODS
 from foreword.tasks import TaskSettings, make_task
@@ -128,9 +129,7 @@ class Bench:
     def timing(self, rounds: int = 7) -> None:
         """Median seconds of forward, backward and update on one batch; methods interleaved, the first round warms up."""
         task = make_task(self.base, "lm", TaskSettings(TEMPLATE))
-        items, _ = task.load(
-            f"{self.data}/valid.jsonl", max_tokens=None, max_bad_rows=0, limit=self.arguments.batch_size
-        )
+        items, _ = task.load(f"{self.data}/valid.jsonl", Reading(limit=self.arguments.batch_size))
         start = starting_point(self.base, items, Beginning(length=32))
         producers = {}
         for name in self.arguments.methods:

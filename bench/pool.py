@@ -15,9 +15,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -51,20 +51,20 @@ def measure(base: foreword.Base, pool: foreword.PrefixPool, count: int, budget: 
         with torch.no_grad():
             base.model(input_ids=ids, use_cache=False)
 
+    def switch(name: str) -> None:
+        base.switch(pool[name])
+
     results.put("base forward, none known", milliseconds([forward] * 30))
     with base.attach(pool[names[0]]):
         forward()  # what a switch makes ready is what was used before
         pool.forget(names[0])
-        firsts = milliseconds([lambda name=name: base.switch(pool[name]) for name in names])  # type: ignore[misc]
-        results.put("first use", firsts)
-        kept = pool.resident
-        again = [lambda name=name: base.switch(pool[name]) for name in kept * 10]  # type: ignore[misc]
-        results.put("switch", milliseconds(again))
+        results.put("first use", milliseconds([partial(switch, name) for name in names]))
+        results.put("switch", milliseconds([partial(switch, name) for name in pool.resident * 10]))
     results.put("resident", {"bytes": pool.num_bytes, "budget": budget, "kept": len(pool.resident), "known": count})
     results.put("base forward, all known", milliseconds([forward] * 30))
 
 
-def milliseconds(runs: list[Callable[[], Any]]) -> dict[str, float]:
+def milliseconds(runs: Sequence[Callable[[], None]]) -> dict[str, float]:
     seconds = []
     for run in runs:
         began = time.perf_counter()

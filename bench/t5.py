@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def main() -> int:
     base = foreword.load(bases.flan_t5(print), device="cpu")
     for name, slots in SLOTS.items():
         for rate in RATES:
-            results.cell(f"{name} at {rate:g}", lambda s=slots, r=rate: run(base, f"{data}/e2e", s, r))
+            results.cell(f"{name} at {rate:g}", partial(run, base, f"{data}/e2e", slots, rate))
     print("| slots | rate | parameters | loss at step 0 | loss | BLEU |\n|---|---|---|---|---|---|")
     for name in SLOTS:
         cells = [results.rows[f"{name} at {rate:g}"] for rate in RATES]

@@ -83,7 +83,7 @@ def times_elsewhere(base: foreword.Base, data: str, name: str, rounds: int, pyth
     """adapters beside the limit alone: two processes with every contender's memory would not fit 24 GB."""
     rows = contenders.examples_of(base, data, name, "train", (rounds + 1) * BATCH * BLOCK[name])
     with Elsewhere(base, python, LENGTH) as other:
-        steps = {"limit": step_of(base, "limit"), elsewhere.NAME: other}
+        steps: dict[str, Step] = {"limit": step_of(base, "limit"), elsewhere.NAME: other}
         runs = {who: _run(who, step, rows, name) for who, step in steps.items()}
         put(results, name, elsewhere.NAME, interleaved(runs, rounds, clocks={elsewhere.NAME: other.clock}), rows)
         results.put(f"{name}, {elsewhere.NAME}, memory", {"megabytes": other.megabytes})

@@ -1,4 +1,5 @@
-"""What the parity suite found, cell by cell: recorded while it runs, kept in docs/models.json, rendered to docs/models.md.
+"""What the parity suite found, cell by cell: recorded while it runs, kept in docs/models.json, rendered to
+docs/models.md.
 
 `make models` runs the suite and writes both. Every later run compares its cells with the file.
 """
@@ -75,11 +76,12 @@ suite is held to it. Each row is a tiny random model of that `model_type` with i
 A name with a dash is a variant: a window or chunk of 8 tokens, ALiBi, Falcon's newer layout.
 
 - **prefix**: outputs and prefix gradients equal the model's own eager attention over the concatenated keys (or its
-  `past_key_values`), to 1e-4 relative, with padding on either side; leaving out the prefix, the mask or the offset fails
-  by a hundred times that.
+  `past_key_values`), to 1e-4 relative, with padding on either side; leaving out the prefix, the mask or the offset
+  fails by a hundred times that.
 - **mixed rows**: rows with different prefixes, and rows without one, in one batch equal separate runs.
 - **padding**: a row's answer is the same alone and padded in company.
-- **checkpointing**: activation checkpointing gives the same loss and gradients, also when backward runs after the attach.
+- **checkpointing**: activation checkpointing gives the same loss and gradients, also when backward runs after the
+attach.
 - **dynamic cache, static cache**: generated tokens equal the reference's.
 - **exports**: what the tensors can be handed to as they are.
 """

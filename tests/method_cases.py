@@ -64,8 +64,26 @@ def run_rows(base: Base, rows: Any, batch: dict, backend: str = "auto", side: st
     return logits[tensors["attention_mask"].bool()]
 
 
+def row_for(base: Base, prefix: Prefix) -> Prefix:
+    """What a row of three tokens gets of `prefix`."""
+    (row,) = base.inputs([[5, 6, 7]], prefix).rows
+    assert row is not None
+    return row
+
+
 def finished(base: Base, case, seed: int = 1) -> Prefix:
     return moved(producer_of(base, case, seed)).finish()
 
 
-__all__ = ["CASES", "EMBEDDED", "case_id", "finished", "moved", "producer_of", "run_rows", "start_of", "tiny_base"]
+__all__ = [
+    "CASES",
+    "EMBEDDED",
+    "case_id",
+    "finished",
+    "moved",
+    "producer_of",
+    "row_for",
+    "run_rows",
+    "start_of",
+    "tiny_base",
+]

@@ -69,12 +69,13 @@ def run_expected(base: Base, prefix: Prefix, batch: Batch) -> torch.Tensor:
     """Outputs without Foreword's attention, at real tokens only (elsewhere 0)."""
     if base.model_slots.route == "attention":
         return run_eager(base, prefix, batch)
-    logits = None
+    logits: torch.Tensor | None = None
     for row in range(len(batch["input_ids"])):
         own = run_cached(base, prefix, row_of(batch, row))
         if logits is None:
             logits = own.new_zeros(*batch["input_ids"].shape, own.shape[-1])
         logits = logits.index_put((torch.tensor(row), batch["attention_mask"][row].nonzero()[:, 0]), own[0])
+    assert logits is not None
     return logits
 
 

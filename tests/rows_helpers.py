@@ -10,7 +10,7 @@ from foreword.base.rendering import Renderer
 from foreword.data import BadRow, Example, Reading, load_items
 from foreword.data.examples import load_example
 from foreword.prefix import Prefix
-from foreword.tasks import LanguageModelling, TaskSettings, summed_loss
+from foreword.tasks import LanguageModelling, Task, TaskSettings, summed_loss
 
 
 def load_examples(
@@ -20,6 +20,13 @@ def load_examples(
     return load_items(
         source, lambda fields, where: load_example(fields, where, renderer, target_field), Reading(**reading)
     )
+
+
+def item_of(task: Task[Any], fields: dict[str, Any]) -> Any:
+    """The item of a row that is as it should be."""
+    item = task.item(fields, "here")
+    assert not isinstance(item, str), item
+    return item
 
 
 def mean_loss(base: Base, items: Sequence[Example], prefix: Prefix | None, batch_size: int) -> tuple[float, int]:

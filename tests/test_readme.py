@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_classifier_example(tmp_path, monkeypatch) -> None:
         (tmp_path / "sst2" / f"{name}.jsonl").write_text(rows)
     monkeypatch.setattr(foreword, "load", lambda name: tiny_base("bert"))
     monkeypatch.chdir(tmp_path)
-    scope: dict[str, object] = {"foreword": foreword}
+    scope: dict[str, Any] = {"foreword": foreword}
     (code,) = examples()[1:]
     exec(compile(code.replace("foreword.evaluate(", "found = foreword.evaluate("), str(README), "exec"), scope)  # noqa: S102
     assert 0 <= scope["found"] <= 100
@@ -39,7 +40,7 @@ def test_python_example(tmp_path, monkeypatch) -> None:
     base = tiny_base()
     monkeypatch.setattr(foreword, "load", lambda name, dtype, device: base)
     monkeypatch.chdir(tmp_path)
-    scope: dict[str, object] = {}
+    scope: dict[str, Any] = {}
     exec(compile(code, str(README), "exec"), scope)  # noqa: S102
     assert len(scope["texts"]) == 2
     assert foreword.Prefix.load(tmp_path / "prefixes" / "e2e").length == 32

@@ -123,7 +123,7 @@ _AUTO = {
     "AutoModelForSpeechSeq2Seq": ("whisper",),
     "AutoModel": ("vit", "clip_vision_model", "clip_text_model"),
 }
-UNSUPPORTED = {
+UNSUPPORTED: dict[str, dict[str, Any]] = {
     "deberta-v2": {},
     "mamba2": {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 1},
     "rwkv": {"hidden_size": 64, "num_hidden_layers": 2, "attention_hidden_size": 64},
@@ -164,7 +164,7 @@ def tiny_model(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **c
     """A fresh tiny model of `kind` (a `config.model_type`)."""
     import transformers
 
-    special = _SPECIAL.get(kind, UNSUPPORTED.get(kind))
+    special = _SPECIAL.get(kind) or UNSUPPORTED.get(kind, {})
     sizes = dict(_SIZES)
     if kind in _OWN_SIZES:
         sizes = {name: sizes[name] for name in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -24,8 +25,8 @@ def write_rows(folder: Path, uneven: bool = False) -> Path:
     return folder
 
 
-def settings(rows: Path, name: str = "run", **changes) -> foreword.TrainConfig:
-    values = {
+def settings(rows: Path, name: str = "run", **changes: Any) -> foreword.TrainConfig:
+    values: dict[str, Any] = {
         "data": str(rows / "train.jsonl"), "validation": str(rows / "valid.jsonl"), "template": "{input}=",
         "length": 4, "steps": 12, "batch_size": 6, "warmup": 2, "lr": 0.05, "validate_every": 4, "checkpoint_every": 4,
         "keep_checkpoints": 10, "trackers": (), "prefix_dtype": "float32", "output": str(rows / name),
@@ -46,11 +47,11 @@ def final_state(run: Path) -> dict[str, torch.Tensor]:
     return load_file(list_checkpoints(run / "checkpoints")[-1] / "state.safetensors")
 
 
-def untimed(history: list[dict]) -> list[dict]:
+def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in history]
 
 
-def history_of(run: Path) -> list[dict]:
+def history_of(run: Path) -> list[dict[str, Any]]:
     return untimed([json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def make_call(n=6, t=6, heads=4, kv=2, width=8, value_width=None, dtype=torch.fl
 
     query, key = draw(3, heads, n, width), draw(3, kv, t, width)
     value = draw(3, kv, t, value_width or width)
-    module = torch.nn.Module()
+    module: Any = torch.nn.Module()
     module.is_causal = True
     return normalise(
         module, query, key, value, mask, 0.4, more.pop("dropout", 0.0), None, more.pop("softcap", None), more, MaskCache()
@@ -50,7 +51,7 @@ def left_padded(n: int, hidden: int) -> torch.Tensor:
     return mask
 
 
-CALLS = {
+CALLS: dict[str, dict[str, Any]] = {
     "causal": {},
     "decoding": {"n": 1, "t": 9},
     "padded": {"mask": left_padded(6, 3)},

@@ -22,7 +22,7 @@ def test_flash_cuda_equals_the_reference(n) -> None:
     shapes = [(3, 8, n, 64), (3, 2, n, 64), (3, 2, n, 64), (2, 37, 64), (2, 37, 64)]
     inputs = [torch.randn(*shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
     exact = [tensor.detach().double().cpu().requires_grad_() for tensor in inputs]
-    calls = [AttentionCall(*parts[:3], None, None, n > 1, 0.125) for parts in (inputs, exact)]
+    calls = [AttentionCall(q, k, v, None, None, n > 1, 0.125) for q, k, v, *_ in (inputs, exact)]
     assert backends.choose(calls[0]) is backends.FLASH_CUDA
     output = two_part_attention(
         calls[0], shared_of([None], [KV(*inputs[3:])], 3, n, torch.device("cuda")), backends.FLASH_CUDA

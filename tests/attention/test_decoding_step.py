@@ -58,13 +58,15 @@ def check(prefixes, call, kvs, tolerance):
 @settings(deadline=None)
 @given(PREFIXES, st.integers(1, 3), st.integers(1, 3), st.lists(st.integers(0, 6), min_size=15, max_size=15))
 def test_a_step_equals_the_reference(prefixes, shared, groups, padding) -> None:
-    check(prefixes, *case(prefixes, shared, groups, padding), 1e-5)
+    call, kvs = case(prefixes, shared, groups, padding)
+    check(prefixes, call, kvs, 1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "value_width", "tolerance"), [(torch.float64, 8, 1e-6), (torch.float32, 4, 1e-5), (torch.bfloat16, 8, 2e-2), (torch.float16, 8, 5e-3)])  # fmt: skip
 def test_types_and_widths(dtype, value_width, tolerance) -> None:
     prefixes = [(2, 5), (2, 5), (1, 3)]
-    check(prefixes, *case(prefixes, 2, 2, [0, 3, 6, 0, 1], dtype, value_width), tolerance)
+    call, kvs = case(prefixes, 2, 2, [0, 3, 6, 0, 1], dtype, value_width)
+    check(prefixes, call, kvs, tolerance)
 
 
 def test_a_row_that_sees_only_its_prefix() -> None:
@@ -81,7 +83,12 @@ def test_generation_takes_this_path(monkeypatch) -> None:
     base, seen = tiny_base("llama"), []
     prefixes = [foreword.Prefix.from_text(text, base, length=4) for text in ("a b c d e", "f g h i j")]
     attend = decoding.attend
-    monkeypatch.setattr(decoding, "attend", lambda *given: seen.append(given[1].queries) or attend(*given))
+
+    def watched(*given):
+        seen.append(given[1].queries)
+        return attend(*given)
+
+    monkeypatch.setattr(decoding, "attend", watched)
     rows = [prefixes[0], prefixes[1], prefixes[0]]
     found = base.generate(["x y", "z", "w x y z"], prefix=rows, min_new_tokens=5, max_new_tokens=5)
     assert set(seen) == {(2, 1)} or set(seen) == {(1, 2)}

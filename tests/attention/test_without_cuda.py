@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foreword import placing
 from foreword.attention.backends import FLASH_CUDA
 from foreword.attention.call import AttentionCall
 from foreword.attention.merge import two_part_attention
@@ -34,13 +33,13 @@ def test_cuda_kernels_take_what_they_are_given(packed, rows) -> None:
     served = n if packed else batch
     if rows != [None] and packed:
         rows = [[*range(3), *range(12, 16)], list(range(3, 12))]
-    inputs = [on_meta(batch, 8, n, 64), on_meta(batch, 2, n, 64), on_meta(batch, 2, n, 64)]
+    query, key, value = on_meta(batch, 8, n, 64), on_meta(batch, 2, n, 64), on_meta(batch, 2, n, 64)
     kvs = [KV(on_meta(2, 5 + index, 64), on_meta(2, 5 + index, 64)) for index in range(len(rows))]
-    call = AttentionCall(*inputs, None, None, True, 0.125)
+    call = AttentionCall(query, key, value, None, None, True, 0.125)
     output = two_part_attention(call, shared_of(rows, kvs, served, 1 if packed else n, META), FLASH_CUDA, packed)
     assert output.shape == (batch, 8, n, 64)
     output.sum().backward()
-    for tensor in (*inputs, *(part for kv in kvs for part in kv)):
+    for tensor in (query, key, value, *(part for kv in kvs for part in kv)):
         assert tensor.grad is not None
         assert tensor.grad.shape == tensor.shape
 
@@ -70,7 +69,7 @@ def test_a_training_step_reads_no_number() -> None:
 
 
 def test_numbers_are_placed_through_pinned_memory(monkeypatch) -> None:
-    seen = []
+    seen: list[object] = []
 
     class Made:
         def pin_memory(self):
@@ -81,7 +80,7 @@ def test_numbers_are_placed_through_pinned_memory(monkeypatch) -> None:
             seen.append((device.type, non_blocking))
             return self
 
-    monkeypatch.setattr(placing.torch, "tensor", lambda values, dtype=None: Made())
+    monkeypatch.setattr(torch, "tensor", lambda values, dtype=None: Made())
     placed([1, 2], torch.device("cuda"))
     assert seen == ["pinned", ("cuda", True)]
 

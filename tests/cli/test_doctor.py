@@ -56,11 +56,12 @@ def test_doctor_reports_what_can_not_even_start(capsys, monkeypatch) -> None:
 def test_doctor_sees_a_wrong_merge(capsys, monkeypatch) -> None:
     """The parity check can fail: here the prefix gets half its weight."""
     from foreword.attention import merge
+    from foreword.attention.backends import Part
 
     right = merge.merge
 
     def wrong(local, prefix):
-        return right(local, merge.Part(prefix.output, prefix.lse - 0.7))
+        return right(local, Part(prefix.output, prefix.lse - 0.7))
 
     monkeypatch.setattr(merge, "merge", wrong)
     assert execute(["doctor"]) == 1

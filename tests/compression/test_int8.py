@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from foreword.compression.forms import PLAIN, Student
 from foreword.compression.int8 import Int8, encode, int8_form
 from foreword.errors import CompressionError
-from test_prefix import small
+from prefix_helpers import small
 
 
 @settings(max_examples=80, deadline=None)
@@ -72,4 +72,5 @@ def test_attention_sees_the_rounded_values_and_the_gradient_passes() -> None:
     assert not torch.allclose(seen, tensor, atol=1e-6)
     weights = torch.randn_like(tensor)
     (seen * weights).sum().backward()
+    assert tensor.grad is not None
     assert torch.equal(tensor.grad, weights)

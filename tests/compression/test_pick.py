@@ -74,11 +74,13 @@ def test_nothing_fits_names_the_nearest() -> None:
 def test_the_pick_is_written(place, base, prefix, tmp_path) -> None:
     settings = config(place, choices=("int8", "svd-1"), keep_loss=1e6, output=str(tmp_path / "small"))
     result = foreword.compress(base, settings)
+    assert result.picked is not None
     assert result.picked.choice == min(result.rows[1:], key=lambda row: row.num_bytes).choice
     assert result.output == tmp_path / "small"
-    loaded = Prefix.load(result.output)
+    loaded = Prefix.load(tmp_path / "small")
     assert loaded.record["compression"]["choice"] == result.picked.choice
     again = foreword.compress(base, dataclasses.replace(settings, keep_loss=None, max_kb=1e6), prefix)
+    assert again.picked is not None
     assert again.picked.loss == min(row.loss for row in again.rows)
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
     only = foreword.compress(base, config(place, choices=("int8",)))
@@ -88,7 +90,7 @@ def test_the_pick_is_written(place, base, prefix, tmp_path) -> None:
 def test_the_pick_goes_beside_the_prefix_unless_it_is_told_otherwise(place, base) -> None:
     result = foreword.compress(base, config(place, choices=("int8",), max_kb=1e6))
     assert result.output == place / "run" / "prefix-compressed"
-    assert Prefix.load(result.output).length == 8
+    assert Prefix.load(place / "run" / "prefix-compressed").length == 8
 
 
 def test_nothing_is_written_over_something_else(place, base, tmp_path, monkeypatch) -> None:

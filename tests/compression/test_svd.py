@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from foreword.compression.forms import PLAIN, Student
 from foreword.compression.svd import Svd, svd_form
 from foreword.prefix.encoding import by_token, from_tokens
-from test_prefix import small
+from prefix_helpers import small
 from tiny import relative, tiny_base, trained_like
 
 
@@ -33,6 +35,10 @@ def test_a_lower_rank_loses_exactly_the_small_singular_values() -> None:
         form = Svd(rank)
         error = form.value(form.start(tensor), tensor.shape, tensor.dtype) - tensor
         assert float(error.norm()) == pytest.approx(float(singular[rank:].norm()), rel=1e-9)
+
+
+def with_rank(rank: int) -> Callable[[torch.Tensor], Svd]:
+    return lambda tensor: Svd(rank)
 
 
 def test_by_token_puts_a_tokens_heads_side_by_side() -> None:
@@ -65,7 +71,7 @@ def test_outputs_follow_the_rank() -> None:
         whole = base.model(ids).logits
     errors = []
     for rank in (8, 4, 1):
-        made = Student(prefix, lambda tensor, rank=rank: Svd(rank)).finish()
+        made = Student(prefix, with_rank(rank)).finish()
         with torch.no_grad(), base.attach(made.prefix):
             errors.append(relative(base.model(ids).logits, whole))
     assert errors[0] < 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -169,12 +170,13 @@ def test_recovery_is_kept_only_where_it_helps(place, base, monkeypatch) -> None:
     monkeypatch.setattr(run, "recover", explode)
     kept = sweep(base, config(place, choices=("svd-1",), recover=40))[1]
     assert (kept.loss, kept.recovered) == (plain.loss, 0)
+    assert kept.note is not None
     assert "step 3" in kept.note
 
 
 def test_bleu_is_measured_where_it_is_wanted(place, base) -> None:
     rows = sweep(base, config(place, choices=("int8",), bleu=True, max_new_tokens=4))
-    assert all(0 <= row.bleu <= 100 for row in rows)
+    assert all(row.bleu is not None and 0 <= row.bleu <= 100 for row in rows)
 
 
 def test_data_must_be_known(place, base, prefix) -> None:
@@ -210,7 +212,8 @@ def test_without_a_validation_file_the_rows_that_training_held_out_are_measured(
     assert wheres == held_out(24, 96, 3)
     assert len(wheres) == 2
     assert not {example.where for example in rows.training} & {example.where for example in rows.validation}
-    for other in ({"seed": 4}, {"validation_rows": 20}):  # neither lets a row in that was trained on
+    others: tuple[dict[str, Any], ...] = ({"seed": 4}, {"validation_rows": 20})
+    for other in others:  # neither lets a row in that was trained on
         again = load_rows(base, result.prefix, dataclasses.replace(own, **other), needs_training=True)
         assert [example.where for example in again.validation] == [example.where for example in rows.validation]
     fewer = load_rows(base, result.prefix, dataclasses.replace(own, validation_rows=1), needs_training=True)
@@ -223,7 +226,11 @@ def test_without_a_validation_file_the_rows_that_training_held_out_are_measured(
 def test_a_cache_route_model_keeps_its_tokens_and_can_be_compressed(place) -> None:
     bloom = tiny_base("bloom")
     prefix = trained_like(bloom, 8)
-    flags = {"data": str(place / "train.jsonl"), "validation": str(place / "valid.jsonl"), "bleu": False}
+    flags: dict[str, Any] = {
+        "data": str(place / "train.jsonl"),
+        "validation": str(place / "valid.jsonl"),
+        "bleu": False,
+    }
     rows = foreword.compress(bloom, CompressConfig(**flags, template="{input}="), prefix).rows
     assert [row.choice for row in rows][-1] == "int8"
     assert all(row.tokens == 8 for row in rows)

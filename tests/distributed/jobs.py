@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -21,10 +23,11 @@ from foreword.errors import StorageError
 from foreword.models.weights import hash_parameters
 from foreword.tasks import Predictions, lm
 from foreword.training import keeping
+from foreword.training.checkpoint import save_checkpoint
 from tiny import byte_tokenizer, tiny_model
 from training_helpers import settings
 
-JOBS: dict[str, dict] = {
+JOBS: dict[str, dict[str, Any]] = {
     "plain": {"batch_size": 5},
     "accumulated": {"batch_size": 7, "accumulation": 2},
     "fewer rows than processes": {"batch_size": 1, "accumulation": 1},
@@ -32,7 +35,7 @@ JOBS: dict[str, dict] = {
     "checkpointed": {"batch_size": 5, "activation_checkpointing": True},
     "resumed": {"batch_size": 5},
 }
-COMMON = {"steps": 10, "checkpoint_every": 1, "validate_every": 5, "keep_checkpoints": 99}
+COMMON: dict[str, Any] = {"steps": 10, "checkpoint_every": 1, "validate_every": 5, "keep_checkpoints": 99}
 
 
 def with_heads(folder: Path, name: str) -> foreword.TrainConfig:
@@ -60,7 +63,8 @@ def watched(real, seen: list):
 
 
 def main(folder: Path) -> None:
-    rank, report, real = int(os.environ["RANK"]), {}, lm.collate
+    rank, real = int(os.environ["RANK"]), lm.collate
+    report: dict[str, Any] = {}
     base = make_base()
     for name, changes in JOBS.items():
         seen: list = []
@@ -95,11 +99,8 @@ def train_with_nan_on(rank: int, base: Base, folder: Path) -> None:
         bad = int(os.environ["RANK"]) == rank and sum(calls) == 3
         return real(*arguments) * (float("nan") if bad else 1.0)
 
-    Predictions.target_losses = poisoned
-    try:
+    with mock.patch.object(Predictions, "target_losses", poisoned):
         foreword.train(base, settings(folder, "nan", batch_size=5, **COMMON))
-    finally:
-        Predictions.target_losses = real
 
 
 def train_with_signal_on(rank: int, base: Base, folder: Path) -> None:
@@ -111,16 +112,13 @@ def train_with_signal_on(rank: int, base: Base, folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments)
 
-    Predictions.target_losses = signalled
-    try:
+    with mock.patch.object(Predictions, "target_losses", signalled):
         foreword.train(base, settings(folder, "signal", batch_size=5, **COMMON))
-    finally:
-        Predictions.target_losses = real
 
 
 def train_with_full_disk(base: Base, folder: Path) -> None:
     """The main process can't write its third checkpoint."""
-    real, calls = keeping.save_checkpoint, []
+    real, calls = save_checkpoint, []
 
     def full(*arguments):
         calls.append(1)
@@ -128,11 +126,8 @@ def train_with_full_disk(base: Base, folder: Path) -> None:
             raise StorageError("checkpoints can't be written: No space left on device")
         return real(*arguments)
 
-    keeping.save_checkpoint = full
-    try:
+    with mock.patch.object(keeping, "save_checkpoint", full):
         foreword.train(base, settings(folder, "disk", batch_size=5, **COMMON))
-    finally:
-        keeping.save_checkpoint = real
 
 
 def sharded(base: Base, folder: Path, real) -> dict:

@@ -26,7 +26,7 @@ from foreword.training.trained import Trained
 BASE = Fingerprint("TinyForCausalLM", "tiny", 64, 4, 260, "sha256:0", "tiny", None)
 
 
-def make(seed: int) -> tuple[DirectProducer, torch.optim.Optimizer]:
+def make(seed: int) -> tuple[Trained, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     slots = {f"decoder.{i}": KV(torch.randn(2, 32, 16), torch.randn(2, 32, 16)) for i in range(4)}
     trained = Trained(DirectProducer(Prefix(slots, 32, BASE)))

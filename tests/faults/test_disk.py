@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from foreword.training.folder import RunFolder
 from tiny import tiny_base
 from training_helpers import debris, equal, final_state, history_of, settings, tensors, untimed, write_rows
 
-CHANGES = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "keep_checkpoints": 1, "lr": 0.5}
+CHANGES: dict[str, Any] = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "keep_checkpoints": 1, "lr": 0.5}
 
 
 class FullDisk:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from foreword.training import keeping, loop
 from tiny import tiny_base, tiny_model
 from training_helpers import debris, equal, final_state, history_of, settings, tensors, untimed, write_rows
 
-CHANGES = {"accumulation": 3, "method": "mlp", "steps": 8}
+CHANGES: dict[str, Any] = {"accumulation": 3, "method": "mlp", "steps": 8}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

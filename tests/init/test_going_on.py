@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import foreword
@@ -11,12 +13,14 @@ from method_cases import OPTIONS
 from tiny import tiny_base
 from training_helpers import settings, write_rows
 
+BASES: dict[str, dict[str, Any]] = {"llama": {}, "mistral": {"sliding_window": 8}}
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A trained prefix of every method, on a decoder and on one where prompts are inserted."""
     made, rows = {}, write_rows(tmp_path_factory.mktemp("rows"))
-    for kind, changes in (("llama", {}), ("mistral", {"sliding_window": 8})):
+    for kind, changes in BASES.items():
         base = tiny_base(kind, **changes)
         for name in METHODS:
             config = settings(rows, f"{kind}-{name}", method=name, options=OPTIONS.get(name, {}), steps=12, lr=0.05)
@@ -25,10 +29,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("kind", ["llama", "mistral"])
+@pytest.mark.parametrize("kind", BASES)
 def test_goes_on_where_it_stopped(trained, kind, name) -> None:
     rows, made = trained
-    base = tiny_base(kind, **({"sliding_window": 8} if kind == "mistral" else {}))
+    base = tiny_base(kind, **BASES[kind])
     before = made[kind, name]
     config = settings(
         rows, f"on-{kind}-{name}", method=name, options=OPTIONS.get(name, {}), steps=1, lr=1e-6,
@@ -40,10 +44,10 @@ def test_goes_on_where_it_stopped(trained, kind, name) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("kind", ["llama", "mistral"])
+@pytest.mark.parametrize("kind", BASES)
 def test_another_kind_is_refused_by_name(trained, kind, name) -> None:
     rows, made = trained
-    base = tiny_base(kind, **({"sliding_window": 8} if kind == "mistral" else {}))
+    base = tiny_base(kind, **BASES[kind])
     wanted = METHODS[name].kind(base.model).name
     for other in METHODS:
         merge = made[kind, other].prefix.merge

@@ -9,6 +9,7 @@ from foreword.base.rendering import Renderer
 from foreword.data import Example
 from foreword.errors import ConfigError
 from foreword.init import Beginning, starting_point
+from foreword.methods import Start
 from foreword.prefix import Prefix
 from tiny import byte_tokenizer, relative, tiny_base
 
@@ -82,24 +83,30 @@ def test_labels_are_the_words_of_the_classes() -> None:
         make(init="labels")
 
 
+def embeddings_of(start: Start) -> torch.Tensor:
+    assert start.embeddings is not None
+    return start.embeddings
+
+
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5", "albert"])
 def test_mean_is_the_mean_of_the_tasks_words_each_moved_a_little(kind) -> None:
     base = tiny_base(kind)
     config = Beginning(length=40, init="mean", text="food place")
     start = starting_point(base, ROWS, config)
+    embeddings = embeddings_of(start)
     words = base.model.get_input_embeddings()(torch.tensor(base.tokenizer("food place")["input_ids"])).detach()
-    assert start.embeddings.shape == (40, words.shape[1])
-    assert relative(start.embeddings.mean(0), words.mean(0)) < 0.1
-    spread = (start.embeddings - words.mean(0)).std()
+    assert embeddings.shape == (40, words.shape[1])
+    assert relative(embeddings.mean(0), words.mean(0)) < 0.1
+    spread = (embeddings - words.mean(0)).std()
     assert float(spread) == pytest.approx(0.1 * float(words.std()), rel=0.1)
     assert {kv.length for kv in start.prefix.slots.values()} == {40}
     assert same(start.prefix, starting_point(base, ROWS, config).prefix)
     seen = base.capture(
-        inputs_embeds=start.embeddings[None],
-        **({"decoder_inputs_embeds": start.embeddings[None]} if kind == "t5" else {}),
+        inputs_embeds=embeddings[None],
+        **({"decoder_inputs_embeds": embeddings[None]} if kind == "t5" else {}),
     )
     assert all(torch.equal(start.prefix.slots[name].key, kv.key) for name, kv in seen.items())
-    frequent = starting_point(base, ROWS, Beginning(length=40, init="mean")).embeddings.mean(0)
+    frequent = embeddings_of(starting_point(base, ROWS, Beginning(length=40, init="mean"))).mean(0)
     assert relative(frequent, words.mean(0)) > 0.1
 
 
@@ -107,9 +114,10 @@ def test_mean_is_the_mean_of_the_tasks_words_each_moved_a_little(kind) -> None:
 def test_embeddings_are_those_that_the_first_stack_sees(kind) -> None:
     base = tiny_base(kind)
     start = starting_point(base, ROWS, Beginning(length=12))
+    embeddings = embeddings_of(start)
     seen = base.capture(
-        inputs_embeds=start.embeddings[None],
-        **({"decoder_inputs_embeds": start.embeddings[None]} if kind in ("bart", "t5") else {}),
+        inputs_embeds=embeddings[None],
+        **({"decoder_inputs_embeds": embeddings[None]} if kind in ("bart", "t5") else {}),
     )
     for name, kv in start.prefix.slots.items():
         assert relative(kv.key, seen[name].key) < 1e-5

@@ -11,7 +11,7 @@ import foreword
 from foreword.base.inputs import mean_embeddings, ready
 from foreword.errors import AttachError
 from foreword.tasks import TaskSettings, make_task
-from method_cases import finished
+from method_cases import finished, row_for
 from tiny import relative, tiny_base
 
 CASE = ("conditioned", {"rank": 3, "hidden": 8})
@@ -67,7 +67,12 @@ def test_it_is_computed_once_per_row_and_then_kept(monkeypatch) -> None:
 
     base, calls = tiny_base(), []
     real = foreword.Prefix.for_input
-    monkeypatch.setattr(foreword.Prefix, "for_input", lambda *arguments: calls.append(1) or real(*arguments))
+
+    def counted(*arguments):
+        calls.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(foreword.Prefix, "for_input", counted)
     base.generate(["abc", "de"], finished(base, CASE), max_new_tokens=8, num_beams=2)
     assert len(calls) == 2
 
@@ -95,6 +100,6 @@ def test_stored_in_half_precision_it_does_nearly_the_same(tmp_path) -> None:
     base = tiny_base()
     prefix = finished(base, CASE)
     half = foreword.Prefix.load(prefix.to(torch.float16).save(tmp_path / "p"))
-    rows = [base.inputs([[5, 6, 7]], one).rows[0] for one in (prefix, half)]
+    rows = [row_for(base, one) for one in (prefix, half)]
     for slot, kv in rows[0].slots.items():
         assert relative(rows[1].slots[slot].key.float(), kv.key) < 1e-2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from parity_helpers import CONTROL, TOLERANCE
 from tiny import DECODERS, relative, tiny_base
 
 # (kind, changes): windows, hybrids, encoders, encoder–decoders
-CASES = {
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral, window": ("mistral", {"sliding_window": 8}),
     "gemma2": ("gemma2", {}),
     "gemma3": ("gemma3_text", {}),
@@ -79,14 +81,14 @@ def test_equals_the_models_own_inputs_embeds(case, name) -> None:
     with base.attach(made.rows):
         found = logits_of(base, made.tensors)
     parameters = list(producer.parameters())
-    losses = [0.0, 0.0]
+    losses = torch.zeros(2).unbind()
     for row, prompt in enumerate(PROMPTS):
         expected = by_hand(base, prompt, prefix.extras[EMBEDDINGS])
         own = found[row]
         if not base.model.config.is_encoder_decoder:
             own = own[made.tensors["attention_mask"][row].bool()]
         assert relative(own, expected) < TOLERANCE
-        losses = [losses[0] + own.logsumexp(-1).sum(), losses[1] + expected.logsumexp(-1).sum()]
+        losses = (losses[0] + own.logsumexp(-1).sum(), losses[1] + expected.logsumexp(-1).sum())
         assert relative(by_hand(base, prompt, prefix.extras[EMBEDDINGS].flip(0)), expected) > CONTROL
     pairs = [torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True) for loss in losses]
     for ours, theirs in zip(*pairs, strict=True):
@@ -121,7 +123,8 @@ def test_generation_beside_plain_rows(case) -> None:
     base = tiny_base(kind, **changes)
     prefix, prompts = producer_of(base).finish(), ["abc", "a longer one", "xy"]
     rows = [prefix, None, prefix]
-    for options in ({}, {"num_beams": 2}):
+    ways: tuple[dict[str, Any], ...] = ({}, {"num_beams": 2})
+    for options in ways:
         together = base.generate(prompts, rows, max_new_tokens=5, template="{input}", **options)
         alone = [
             base.generate([prompt], row, max_new_tokens=5, template="{input}", **options)[0]
@@ -204,7 +207,7 @@ def test_calls_without_virtual_tokens_are_refused() -> None:
 def test_where_nothing_can_be_inserted(kind) -> None:
     base = tiny_base(kind)
     with pytest.raises(ConfigError, match="method: "):
-        get_method("prompt").start(Start(None, torch.zeros(4, 64), base), None)
+        get_method("prompt").start(Start(None, torch.zeros(4, 64), base), None)  # type: ignore[arg-type]
 
 
 def test_trained_on_a_windowed_model_and_gone_on_with(tmp_path) -> None:

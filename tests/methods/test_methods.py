@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -91,6 +93,7 @@ def test_every_parameter_gets_a_gradient(case) -> None:
         run_rows(base, producer(), random_batch([8, 5])).logsumexp(-1).sum().backward()
         optimizer.step()
     for parameter_name, parameter in producer.named_parameters():
+        assert parameter.grad is not None, parameter_name
         assert float(parameter.grad.abs().sum()) > 0, parameter_name
 
 
@@ -111,7 +114,7 @@ def test_direct_on_gpt2_medium() -> None:
 def test_unknown_methods_and_options() -> None:
     with pytest.raises(ConfigError, match=f"choose from {', '.join(METHODS)}"):
         get_method("lora")
-    wrong = [
+    wrong: list[tuple[str, dict[str, Any], str]] = [
         ("mlp", {"hiden": 3}, "hidden"),
         ("mlp", {"hidden": 0}, "hidden: must be 1 or more"),
         ("ptuning", {"hidden": 3}, "even number"),

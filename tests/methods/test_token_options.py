@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import foreword
 from foreword.errors import ConfigError
 from foreword.init.selection import matching_slots, select_slots
 from foreword.methods import get_method
+from foreword.methods.direct import DirectProducer
 from foreword.methods.token_options import with_token_options
-from method_cases import CASES, case_id, moved, producer_of, start_of
+from foreword.training.checkpoint import list_checkpoints
+from method_cases import CASES, case_id, moved, producer_of, row_for, start_of
 from parity_helpers import run
 from tiny import random_batch, relative, tiny_base, trained_like
-from training_helpers import final_state, list_checkpoints, load_file, settings, tensors, write_rows
+from training_helpers import copy_until, equal, final_state, settings, tensors, write_rows
 
 NAMES = ["encoder.0", "encoder.1", "decoder.0", "decoder.1", "decoder.2", "cross.0"]
 
@@ -86,7 +91,7 @@ def test_frozen_tokens_of_a_conditioned_prefix_ignore_the_input() -> None:
     start, producer = start_of(base, case[0]), producer_of(base, case)
     frozen = with_token_options(producer, start, 2, 0.0)
     moved(producer)
-    (row,) = base.inputs([[5, 6, 7]], frozen.finish()).rows
+    row = row_for(base, frozen.finish())
     for name, kv in row.slots.items():
         assert torch.equal(kv.key[:, :2], start.prefix.slots[name].key[:, :2])
 
@@ -96,10 +101,10 @@ def test_a_dropped_token_takes_its_conditioning_along() -> None:
     case = ("conditioned", {"rank": 3, "hidden": 8})
     start, producer = start_of(base, case[0]), moved(producer_of(base, case))
     dropping = with_token_options(producer, start, 0, 0.5)
-    (whole,) = base.inputs([[5, 6, 7]], producer()).rows
+    whole = row_for(base, producer())
     torch.manual_seed(3)
     for _ in range(8):
-        (row,) = base.inputs([[5, 6, 7]], dropping()).rows
+        row = row_for(base, dropping())
         kept, every = row.slots["decoder.1"].key, whole.slots["decoder.1"].key
         for token in range(kept.shape[1]):
             assert any(torch.allclose(kept[:, token], every[:, other], atol=1e-5) for other in range(6))
@@ -116,6 +121,7 @@ def test_frozen_embeddings_give_the_keys_that_are_saved(kind, name) -> None:
     moved(producer)
     prefix = frozen.finish()
     found = prefix.extras["embeddings"]
+    assert start.embeddings is not None
     assert torch.equal(found[:2], start.embeddings[:2])
     assert relative(found[2:], start.embeddings[2:]) > 0.01
     if kind == "llama":
@@ -130,6 +136,7 @@ def test_frozen_embeddings_stay_too() -> None:
     frozen = with_token_options(producer, start, 2, 0.0)
     moved(producer)
     found = frozen.finish().extras["embeddings"]
+    assert start.embeddings is not None
     assert torch.equal(found[:2], start.embeddings[:2])
     assert relative(found[2:], start.embeddings[2:]) > 0.01
 
@@ -137,6 +144,7 @@ def test_frozen_embeddings_stay_too() -> None:
 def test_dropout_leaves_whole_tokens_out_of_training_steps_alone() -> None:
     base = tiny_base()
     start, inner = start_of(base, "direct"), producer_of(base, ("direct", {}))
+    assert isinstance(inner, DirectProducer)
     producer = with_token_options(inner, start, 1, 0.5)
     torch.manual_seed(0)
     lengths = []
@@ -156,10 +164,8 @@ def test_dropout_leaves_whole_tokens_out_of_training_steps_alone() -> None:
 
 
 def test_dropout_runs_resume_bit_identically(tmp_path) -> None:
-    from training_helpers import copy_until, equal
-
     base, rows = tiny_base(), write_rows(tmp_path)
-    changes = {"dropout": 0.4, "frozen_tokens": 1, "steps": 8, "checkpoint_every": 2, "accumulation": 2}
+    changes: dict[str, Any] = {"dropout": 0.4, "frozen_tokens": 1, "steps": 8, "checkpoint_every": 2, "accumulation": 2}
     whole = foreword.train(base, settings(rows, "whole", **changes))
     without = foreword.train(base, settings(rows, "without", **(changes | {"dropout": 0.0})))
     assert not equal(tensors(whole.prefix), tensors(without.prefix))
@@ -171,7 +177,13 @@ def test_dropout_runs_resume_bit_identically(tmp_path) -> None:
 
 def test_gates_have_their_own_learning_rate(tmp_path) -> None:
     base, rows = tiny_base(), write_rows(tmp_path)
-    changes = {"method": "gated", "options": {"gate_lr": 0.2}, "steps": 1, "warmup": 0, "scheduler": "constant"}
+    changes: dict[str, Any] = {
+        "method": "gated",
+        "options": {"gate_lr": 0.2},
+        "steps": 1,
+        "warmup": 0,
+        "scheduler": "constant",
+    }
     run_folder = foreword.train(base, settings(rows, **changes)).run
     first, last = (load_file(path / "state.safetensors") for path in list_checkpoints(run_folder / "checkpoints"))
     gates = [float((last[name] - first[name]).abs().max()) for name in first if name.startswith("producer.gates")]
@@ -180,7 +192,7 @@ def test_gates_have_their_own_learning_rate(tmp_path) -> None:
 
 def test_what_has_no_meaning_is_named(tmp_path) -> None:
     base, rows = tiny_base(), write_rows(tmp_path)
-    wrong = [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"method": "memory", "frozen_tokens": 1}, "frozen_tokens: a prefix of merge 'memory' has no tokens"),
         ({"method": "memory", "dropout": 0.5}, "dropout: a virtual token can't be left out"),
         ({"frozen_tokens": 4}, "frozen_tokens: 4 of 4 virtual tokens"),

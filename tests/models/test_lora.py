@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import foreword
 from foreword.base import Base
 from foreword.cli.main import execute
 from foreword.errors import ConfigError, ModelError, UnsupportedModelError, WeightsMismatchWarning
 from foreword.models.lora import lora_parameters
+from foreword.training.checkpoint import list_checkpoints
 from parity_helpers import CONTROL, TOLERANCE, generate, gradients, make_batch, real, run, run_expected
 from tiny import byte_tokenizer, relative, tiny_model, trained_like
-from training_helpers import (
-    copy_until,
-    equal,
-    final_state,
-    list_checkpoints,
-    load_file,
-    settings,
-    tensors,
-    untimed,
-    write_rows,
-)
+from training_helpers import copy_until, equal, final_state, settings, tensors, untimed, write_rows
 
 peft = pytest.importorskip("peft")
 
@@ -108,7 +101,7 @@ def test_either_one_frozen_or_both_trained(place, what) -> None:
 
 
 def test_training_both_resumes_bit_identically(place) -> None:
-    changes = {"train": "both", "lora_lr": 2e-3, "steps": 8, "checkpoint_every": 1, "validate_every": 2}
+    changes: dict[str, Any] = {"train": "both", "lora_lr": 2e-3, "steps": 8, "checkpoint_every": 1, "validate_every": 2}
     whole = foreword.train(load(place), settings(place, "whole", **changes))
     for step in (0, 3):
         copy = copy_until(whole.run, place / f"from-{step}", step)
@@ -138,7 +131,7 @@ def test_stopped_runs_leave_the_adapter_as_it_was(place, monkeypatch) -> None:
     from foreword.errors import InterruptedRunError
     from foreword.tasks import Predictions
 
-    changes = {"train": "both", "lora_lr": 2e-3, "steps": 8, "method": "mlp", "validate_every": 2}
+    changes: dict[str, Any] = {"train": "both", "lora_lr": 2e-3, "steps": 8, "method": "mlp", "validate_every": 2}
     whole = foreword.train(load(place), settings(place, "whole", **changes))
     base, calls, real_losses = load(place), [], Predictions.target_losses
 

@@ -38,6 +38,7 @@ def test_a_float32_prefix_on_a_half_precision_base(kind, dtype) -> None:
     assert relative(real(values, batch), real(run(exact, prefix, batch), batch)) < max(3 * plain, 0.05)
     real(values, batch).float().square().mean().backward()
     for kv in own.slots.values():
+        assert kv.key.grad is not None
         assert kv.key.grad.dtype == torch.float32
         assert kv.key.grad.isfinite().all()
 
@@ -83,7 +84,9 @@ def test_int8_on_the_real_model(smollm2) -> None:
     assert relative(logits, run(smollm2, prefix, {"input_ids": ids})) < 0.2
     assert base.tokenizer.decode(logits[0, -1].argmax()) == " Madrid"
     logits.logsumexp(-1).sum().backward()
-    assert prefix.slots["decoder.0"].key.grad.abs().sum() > 0
+    gradient = prefix.slots["decoder.0"].key.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from foreword.errors import AttachError
 from parity_helpers import NEW, generate, make_batch
 from tiny import BOTH, CASES, DECODERS, EOS, PAD, VARIANTS, case_name, tiny_base, tiny_model, trained_like
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "dynamic": {},
     "no cache": {"use_cache": False},
     "static": {"cache_implementation": "static"},

@@ -49,7 +49,7 @@ def _padding_of_outputs(base, kind) -> str:
     with torch.no_grad():
         together = run(base, prefix, batch)
         plain = run(base, None, batch)
-        mask = batch.get("decoder_attention_mask", batch.get("attention_mask")).bool()
+        mask = batch["decoder_attention_mask" if "decoder_attention_mask" in batch else "attention_mask"].bool()
         for row in range(len(SIZES)):
             alone = run(base, prefix, row_of(batch, row))
             assert relative(together[row][mask[row]], alone[0]) < TOLERANCE

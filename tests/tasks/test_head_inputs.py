@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ import foreword
 from foreword.errors import ConfigError, DataError, PrefixFormatError
 from foreword.tasks import TaskSettings, make_task
 from head_helpers import COLOURS, config, write
+from rows_helpers import item_of
 from tiny import tiny_base
 
 BAD = {
@@ -34,7 +36,7 @@ def test_a_bad_row_is_named(tmp_path, task) -> None:
 
 def test_wrong_settings_are_named(tmp_path) -> None:
     base, rows = tiny_base("bert"), write(tmp_path, "seq-cls")
-    wrong = [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"task": "chess"}, "task: 'chess' is not known; choose from lm, seq-cls"),
         ({"task": "seq-cls", "task_options": {"poling": "mean"}}, "did you mean 'pooling'"),
         ({"task": "token-cls", "template": "{text}"}, "template: token-cls reads words as they are"),
@@ -107,13 +109,13 @@ def test_words_and_pairs_are_not_run_together() -> None:
     base = tiny_base()
     task = make_task(base, "token-cls", TaskSettings())
     task.learn([{"tokens": ["New", "York"], "tags": ["B-x", "I-x"]}])
-    item = task.item({"tokens": ["New", "York"], "tags": ["B-x", "I-x"]}, "here")
+    item = item_of(task, {"tokens": ["New", "York"], "tags": ["B-x", "I-x"]})
     assert base.tokenizer.decode(item.prompt_ids) == "New York"
     choice = make_task(base, "multiple-choice", TaskSettings())
-    made = choice.item({"question": "Who is", "choices": ["Bob", "Ann"], "label": 1}, "here")
+    made = item_of(choice, {"question": "Who is", "choices": ["Bob", "Ann"], "label": 1})
     assert base.tokenizer.decode(made.choice_ids[1]) == "Who is\nAnn"
     qa = make_task(base, "qa", TaskSettings())
-    span = qa.item({"question": "Who?", "context": "Bob did", "answers": [{"text": "Bob", "start": 0}]}, "here")
+    span = item_of(qa, {"question": "Who?", "context": "Bob did", "answers": [{"text": "Bob", "start": 0}]})
     assert base.tokenizer.decode(span.prompt_ids) == "Who?\nBob did"
     assert base.tokenizer.decode(span.prompt_ids[span.begin : span.end + 1]) == "Bob"
 

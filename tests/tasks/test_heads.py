@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import foreword
 from foreword.data import Reading
@@ -16,10 +17,11 @@ from foreword.tasks.classify import accuracy, macro_f1
 from foreword.tasks.encode import pooled_states
 from foreword.tasks.qa import normalised, word_f1
 from foreword.tasks.token_cls import entity_f1
+from foreword.training.checkpoint import list_checkpoints
 from head_helpers import ROWS, config, write
 from method_cases import moved, producer_of
 from tiny import relative, tiny_base
-from training_helpers import copy_until, equal, final_state, list_checkpoints, load_file, tensors, untimed
+from training_helpers import copy_until, equal, final_state, tensors, untimed
 
 MEASURES = {
     "seq-cls": {"accuracy", "macro_f1"}, "token-cls": {"accuracy", "entity_f1"}, "multiple-choice": {"accuracy"},

@@ -11,8 +11,9 @@ import torch
 import foreword
 from foreword.data import Reading
 from foreword.errors import UnsupportedModelError
-from foreword.tasks import TaskSettings, make_task, summed_loss
+from foreword.tasks import LanguageModelling, TaskSettings, make_task, summed_loss
 from foreword.tasks.lm import require_decoder
+from rows_helpers import item_of
 from tiny import PAD, relative, tiny_base, trained_like
 from training_helpers import settings, write_rows
 
@@ -22,7 +23,7 @@ def test_losses_are_those_of_the_models_own_labels(kind) -> None:
     base = tiny_base(kind)
     base.model.config.decoder_start_token_id = PAD
     task = make_task(base, "lm", TaskSettings("{input}"))
-    items = [task.item({"input": text, "target": target}, "here") for text, target in (("abc", "x"), ("d", "longer"))]
+    items = [item_of(task, {"input": text, "target": target}) for text, target in (("abc", "x"), ("d", "longer"))]
     found = task.losses(None, items).split([len(item.target_ids) for item in items])
     for item, own in zip(items, found, strict=True):
         expected = base.model(input_ids=torch.tensor([item.prompt_ids]), labels=torch.tensor([item.target_ids])).loss
@@ -63,9 +64,11 @@ def test_what_does_not_continue_text_is_refused(kind) -> None:
 def test_the_summed_loss_does_not_depend_on_batches() -> None:
     base = tiny_base()
     task = make_task(base, "lm", TaskSettings("{input}="))
-    items = [task.item({"input": "q" * n, "target": "yes"}, "here") for n in range(1, 8)]
+    items = [item_of(task, {"input": "q" * n, "target": "yes"}) for n in range(1, 8)]
     whole = summed_loss(task, items, None, 7)
-    assert summed_loss(task, items, None, 2) == (pytest.approx(whole[0], rel=1e-5), whole[1])
+    loss, count = summed_loss(task, items, None, 2)
+    assert loss == pytest.approx(whole[0], rel=1e-5)
+    assert count == whole[1]
     changed = [dataclasses.replace(items[0], target_ids=(3, 4)), *items[1:]]
     assert summed_loss(task, changed, None, 7)[0] != pytest.approx(whole[0], rel=1e-4)
 
@@ -79,7 +82,7 @@ def test_rows_encoded_together_are_those_encoded_one_by_one(kind, chat, monkeypa
     texts = ["a b", "ends in space ", "naïve ☃", "x\n", "</s>", "a b"]
     rows = [{"input": text, "target": other} for text in texts for other in ("y", " z", "é")]
     file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"input": "no target"}, {"target": 3}]))
-    task = make_task(base, "lm", TaskSettings())
+    task = LanguageModelling(base, TaskSettings())
     together, bad = task.load(str(file), Reading(max_bad_rows=2))
     assert task.renderer._known, "nothing was encoded ahead, so this test could not fail"
     monkeypatch.setattr(type(task), "ahead", lambda self, rows: None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 import foreword
+from foreword.base import Base
 from foreword.errors import DataError
 from foreword.tasks import TaskSettings, make_task
 from method_cases import moved, producer_of
@@ -148,7 +150,7 @@ def test_without_training_the_plain_base_is_asked(tmp_path) -> None:
 
 
 def test_what_can_not_be_asked_is_named() -> None:
-    wrong = [
+    wrong: list[tuple[Base, str, dict[str, Any], str]] = [
         (masked_base(), "{text} [MASK]", {"words": {"bad": "awful", "good": "g"}}, "'awful' has 5 tokens; at a mask"),
         (tiny_base("bert"), "{text} [MASK]", {}, "no mask token"),
         (tiny_base("bert"), "{text}", {}, r"put \[MASK\] where the word goes"),

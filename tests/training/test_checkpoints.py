@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_resume_is_bit_identical_from_every_checkpoint(rows, method, scheduler, 
         return real(examples, *more)
 
     monkeypatch.setattr(lm, "collate", watched)
-    changes = {
+    changes: dict[str, Any] = {
         "method": method, "scheduler": scheduler, "accumulation": 2, "weight_decay": 0.01, "steps": 9,
         "checkpoint_every": 1, "validate_every": 2,
     }  # fmt: skip
@@ -53,7 +54,7 @@ def test_resume_is_bit_identical_from_every_checkpoint(rows, method, scheduler, 
 
 
 def test_going_on_from_an_older_checkpoint_leaves_the_later_ones_behind(rows) -> None:
-    base, changes = tiny_base(), {"checkpoint_every": 2, "keep_checkpoints": 2}
+    base, changes = tiny_base(), dict[str, Any](checkpoint_every=2, keep_checkpoints=2)
     whole = foreword.train(base, settings(rows, "whole", **(changes | {"keep_checkpoints": 9})))
     chosen = whole.run / "checkpoints" / "step-000004"
     resumed = foreword.train(base, settings(rows, resume=str(chosen), **changes))
@@ -64,7 +65,7 @@ def test_going_on_from_an_older_checkpoint_leaves_the_later_ones_behind(rows) ->
 def test_resume_keeps_the_patience_that_is_left(rows) -> None:
     """From every checkpoint of a run that stops early, those in a losing streak included."""
     base = tiny_base()
-    changes = {
+    changes: dict[str, Any] = {
         "steps": 60,
         "lr": 100.0,
         "scheduler": "constant",

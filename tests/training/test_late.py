@@ -70,7 +70,9 @@ def test_a_resumed_run_is_the_same_bit_for_bit(rows, late) -> None:
 
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_loss_that_is_not_finite_updates_nothing(rows, late, monkeypatch, step) -> None:
-    real, calls, seen = Predictions.target_losses, [], []
+    real = Predictions.target_losses
+    calls: list[int] = []
+    seen: list[tuple[int, bool]] = []
     real_step = Update._step
 
     def poisoned(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,6 @@ def test_a_mixture_packs_if_each_of_its_tasks_does(tmp_path) -> None:
         "validation": str(rows / "valid.jsonl"),
         "template": "{input}=",
     }
-    alone = {"data": "", "validation": None, "template": None, "mixture": {"one": part}}
+    alone: dict[str, Any] = {"data": "", "validation": None, "template": None, "mixture": {"one": part}}
     assert padding(tiny_base(), settings(rows, **alone)) > 1.25
     assert padding(tiny_base(), settings(rows, packing=False, **alone)) < 1.25

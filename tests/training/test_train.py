@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
 
 import foreword
+from foreword.data import BadRow
 from foreword.errors import ConfigError, DataError, NonFiniteError
 from foreword.models.weights import hash_parameters
-from foreword.tasks import Predictions
+from foreword.tasks import Predictions, summed_loss
 from foreword.training import loop
 from foreword.training.checkpoint import list_checkpoints
 from foreword.training.events import Started
@@ -74,9 +76,9 @@ def test_accumulation_gives_the_same_update(rows) -> None:
     parts = foreword.train(base, settings(rows, "parts", steps=3, accumulation=3))
     for a, b in zip(tensors(one.prefix).values(), tensors(parts.prefix).values(), strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
-    for a, b in zip(one.history, parts.history, strict=True):
-        if "loss" in a:
-            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    for row, other in zip(one.history, parts.history, strict=True):
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
 def test_activation_checkpointing_gives_the_same_run(rows) -> None:
@@ -104,7 +106,7 @@ def test_early_stopping_keeps_the_best(rows) -> None:
     assert result.steps < 60
     losses = {row["step"]: row["validation_loss"] for row in result.history if "validation_loss" in row}
     assert result.validation_loss == min(losses.values())
-    assert result.prefix.record["step"] == min(losses, key=losses.get)
+    assert result.prefix.record["step"] == min(losses, key=lambda step: losses[step])
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -137,7 +139,7 @@ def test_nothing_that_is_not_finite_is_applied(rows, monkeypatch, where) -> None
 
 
 def test_a_run_that_failed_at_once_can_be_tried_again(rows, monkeypatch) -> None:
-    base, real = tiny_base(), loop.summed_loss
+    base, real = tiny_base(), summed_loss
     monkeypatch.setattr(loop, "summed_loss", lambda *_: (float("nan"), 1))
     with pytest.raises(NonFiniteError, match="step 0: the validation loss is not finite"):
         foreword.train(base, settings(rows, steps=1))
@@ -147,7 +149,7 @@ def test_a_run_that_failed_at_once_can_be_tried_again(rows, monkeypatch) -> None
 
 @pytest.mark.parametrize("kind", ["opt", "starcoder2", "gpt_neox"])
 def test_functional_dropout_stays_off_under_checkpointing(rows, kind) -> None:
-    rates = {
+    rates: dict[str, dict[str, Any]] = {
         "opt": {"dropout": 0.5},
         "starcoder2": {"residual_dropout": 0.5, "embedding_dropout": 0.5},
         "gpt_neox": {"hidden_dropout": 0.5},
@@ -163,7 +165,7 @@ def test_functional_dropout_stays_off_under_checkpointing(rows, kind) -> None:
 
 def test_wrong_settings_stop_before_anything_is_written(rows) -> None:
     base = tiny_base()
-    wrong = [
+    wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"data": ""}, ConfigError, "data"),
         ({"method": "lora"}, ConfigError, "method"),
         ({"trackers": ("abacus",)}, ConfigError, "trackers"),
@@ -193,7 +195,7 @@ def test_epochs_count_every_row(rows) -> None:
 
 
 def test_bad_rows_are_counted_when_allowed(rows) -> None:
-    seen = []
+    seen: list[BadRow] = []
 
     def watch(event):
         if isinstance(event, Started):

@@ -18,7 +18,7 @@ def test_every_layer_needs_one_length() -> None:
     some = Prefix({name: kv for name, kv in prefix.slots.items() if name != "decoder.1"}, 5, prefix.base)
     with pytest.raises(PrefixMismatchError, match=r"none for decoder\.1"), base.attach(some):
         pass
-    short = prefix.slots | {"decoder.1": KV(*(part[:, :3] for part in prefix.slots["decoder.1"]))}
+    short = dict(prefix.slots) | {"decoder.1": KV(*(part[:, :3] for part in prefix.slots["decoder.1"]))}
     with pytest.raises(PrefixMismatchError, match=r"lengths \[3, 5\]"), base.attach(Prefix(short, 5, prefix.base)):
         pass
 

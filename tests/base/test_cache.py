@@ -46,7 +46,12 @@ def test_a_layer_holds_what_transformers_holds(actions: list[str]) -> None:
 
 def test_most_tokens_are_written_in_place(monkeypatch) -> None:
     layer, grown, real = GrowingLayer(), [], caches._room
-    monkeypatch.setattr(caches, "_room", lambda *given: grown.append(given[-1]) or real(*given))
+
+    def watched(*given):
+        grown.append(given[-1])
+        return real(*given)
+
+    monkeypatch.setattr(caches, "_room", watched)
     for _ in range(300):
         layer.update(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 2))
     assert grown == [1, 1, 66, 66, 131, 131, 197, 197, 296, 296]  # keys and values

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from foreword.compression.forms import PLAIN, Compressed, Student
+from foreword.compression.forms import PLAIN, Compressed, Form, Student
 from foreword.compression.int8 import Int8, encode, int8_form
 from foreword.compression.svd import Svd
 from foreword.errors import PrefixError, PrefixFormatError
 from foreword.prefix import KV, Prefix
 from foreword.prefix.encoding import MOST, Encoded
 from foreword.prefix.stored import TENSORS, read_manifest
-from test_prefix import BASE, assert_same, edit, small
+from prefix_helpers import BASE, assert_same, edit, small
 
-FORMS = {"int8": Int8(), "svd": Svd(2), "plain": PLAIN}
+FORMS: dict[str, Form] = {"int8": Int8(), "svd": Svd(2), "plain": PLAIN}
 
 
 def compressed(kind: str = "int8", length: int = 6, dtype: torch.dtype = torch.float16) -> Compressed:

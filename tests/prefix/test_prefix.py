@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 
 import pytest
@@ -12,31 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from foreword.errors import PrefixError, PrefixFormatError, PrefixMismatchError, StorageError, WeightsMismatchWarning
-from foreword.prefix import KV, Fingerprint, Prefix
+from foreword.prefix import KV, Prefix
 from foreword.prefix.stored import MANIFEST, TENSORS
+from prefix_helpers import BASE, assert_same, edit, small
 from tiny import tiny_base, trained_like
-
-BASE = Fingerprint("LlamaForCausalLM", "llama", 64, 3, 260, weights="sha256:00", source="tiny")
-
-
-def small(length: int = 3, dtype: torch.dtype = torch.float32) -> Prefix:
-    generator = torch.Generator().manual_seed(0)
-    slots = {
-        f"decoder.{layer}": KV(*(torch.randn(2, length, 4, generator=generator).to(dtype) for _ in range(2)))
-        for layer in range(2)
-    }
-    return Prefix(slots, length, BASE, method="direct", record={"template": "{input}\n", "step": 7})
-
-
-def assert_same(one: Prefix, other: Prefix) -> None:
-    assert list(one.slots) == list(other.slots)
-    for name in one.slots:
-        for a, b in zip(one.slots[name], other.slots[name], strict=True):
-            assert a.dtype == b.dtype
-            assert torch.equal(a, b)
-    for name in ("position_offset", "base", "merge", "method"):
-        assert getattr(one, name) == getattr(other, name)
-    assert dict(one.record) == dict(other.record)
 
 
 @settings(max_examples=40, deadline=None)
@@ -100,12 +78,6 @@ def test_a_failed_save_leaves_the_old_prefix(tmp_path, monkeypatch) -> None:
 
 def _disk_full(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
-
-
-def edit(folder, change) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    change(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
 DAMAGE = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def _convert(cache: str, results) -> None:
         target.mkdir()
 
     bundled._convert = make
-    bundled._require = lambda: bundled.Path("x.gguf")
+    bundled._require = lambda: Path("x.gguf")
     results.put(str(bundled.ensure()))
 
 
