@@ -90,14 +90,19 @@ def cases_of() -> dict[str, Callable[[], Any]]:
         batches[name] = cycle([rows[start : start + 16] for start in range(0, 64, 16)])
     prompts = [row.prompt for row in contenders.examples_of(base, data, "e2e", "valid", 32)]
     prefixes = [foreword.Prefix.from_text(f"Task {task}:" * 9, base, length=32) for task in range(8)]
-    rows = [prefixes[row % 8] for row in range(32)]
+    of_rows = [prefixes[row % 8] for row in range(32)]
     lines = Path(data, "e2e", "train.jsonl").read_text(encoding="utf-8").splitlines()[:200]
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "rows.jsonl")
             file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            settings = {"data": str(file), "template": "{input}\nDescription:", "steps": 4, "trackers": ()}
+            settings: dict[str, Any] = {
+                "data": str(file),
+                "template": "{input}\nDescription:",
+                "steps": 4,
+                "trackers": (),
+            }
             foreword.train(base, foreword.TrainConfig(**settings, validate_every=4, output=f"{folder}/run"))
 
     return {
@@ -105,7 +110,7 @@ def cases_of() -> dict[str, Callable[[], Any]]:
         CASES[1]: lambda: step(next(batches["java-csharp"])),
         CASES[2]: run,
         CASES[3]: lambda: base.generate(
-            prompts, rows, template="{input}", batch_size=32, min_new_tokens=64, max_new_tokens=64
+            prompts, of_rows, template="{input}", batch_size=32, min_new_tokens=64, max_new_tokens=64
         ),
     }
 

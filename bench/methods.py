@@ -127,7 +127,7 @@ class Bench:
         return {"steps": LONG_STEPS, "validate_every": LONG_STEPS // 2, "checkpoint_every": LONG_STEPS}
 
     def timing(self, rounds: int = 7) -> None:
-        """Median seconds of forward, backward and update on one batch; methods interleaved, the first round warms up."""
+        """Median seconds of forward, backward and update on one batch; interleaved, the first round warms up."""
         task = make_task(self.base, "lm", TaskSettings(TEMPLATE))
         items, _ = task.load(f"{self.data}/valid.jsonl", Reading(limit=self.arguments.batch_size))
         start = starting_point(self.base, items, Beginning(length=32))

@@ -29,10 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collect a test's cells; with several workers this runs on the one that leads them."""
-    for name, value in report.user_properties if report.when == "call" else ():
-        if name == "cell":
+    if report.when != "call":
+        return
+    for name, value in report.user_properties:
+        if name == "cell" and isinstance(value, list | tuple):
             row, column, cell = value
-            _CELLS.setdefault(row, {})[column] = cell
+            _CELLS.setdefault(str(row), {})[str(column)] = str(cell)
 
 
 @pytest.hookimpl(tryfirst=True)

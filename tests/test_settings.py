@@ -42,9 +42,17 @@ def test_defaults_are_those_of_the_class(kind) -> None:
 
 def test_what_may_change_when_a_run_goes_on() -> None:
     assert free_on_resume(TrainConfig) == {
-        "output", "resume", "device", "trackers", "checkpoint_every", "keep_checkpoints", "prefix_dtype", "max_bad_rows",
-        "shard_base", "samples",
-    }  # fmt: skip
+        "output",
+        "resume",
+        "device",
+        "trackers",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "prefix_dtype",
+        "max_bad_rows",
+        "shard_base",
+        "samples",
+    }
 
 
 def test_what_is_of_the_data() -> None:
@@ -102,7 +110,7 @@ def config_of(monkeypatch, *arguments: str) -> TrainConfig:
         (["--activation-checkpointing"], {"activation_checkpointing": True}),
         (["--trackers", "tensorboard, wandb"], {"trackers": ("tensorboard", "wandb")}),
         (["--option", "hidden=256", "--option", "gate-lr=0.1"], {"options": {"hidden": 256, "gate_lr": 0.1}}),
-        (["--task-option", "words={good: [great], bad: b}"], {"task_options": {"words": {"good": ["great"], "bad": "b"}}}),
+        (["--task-option", "words={good: [g], bad: b}"], {"task_options": {"words": {"good": ["g"], "bad": "b"}}}),
         (["--template", r"{input}\n\tA:"], {"template": "{input}\n\tA:"}),
         (["--lr", "6e-2"], {"lr": 0.06}),
         (["--samples", "3"], {"samples": 3}),

@@ -125,9 +125,16 @@ _AUTO = {
 }
 UNSUPPORTED: dict[str, dict[str, Any]] = {
     "deberta-v2": {},
-    "mamba2": {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 1},
+    "mamba2": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_heads": 8,
+        "head_dim": 16,
+        "state_size": 8,
+        "n_groups": 1,
+    },
     "rwkv": {"hidden_size": 64, "num_hidden_layers": 2, "attention_hidden_size": 64},
-}  # fmt: skip
+}
 ARCHITECTURES = tuple(_SPECIAL)
 ENCODERS = ("bert", "roberta", "electra", "distilbert", "albert", "modernbert", "clip_text_model")
 BOTH = ("t5", "bart", "mbart", "whisper")

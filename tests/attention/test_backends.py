@@ -34,8 +34,18 @@ def make_call(n=6, t=6, heads=4, kv=2, width=8, value_width=None, dtype=torch.fl
     module: Any = torch.nn.Module()
     module.is_causal = True
     return normalise(
-        module, query, key, value, mask, 0.4, more.pop("dropout", 0.0), None, more.pop("softcap", None), more, MaskCache()
-    )  # fmt: skip
+        module,
+        query,
+        key,
+        value,
+        mask,
+        0.4,
+        more.pop("dropout", 0.0),
+        None,
+        more.pop("softcap", None),
+        more,
+        MaskCache(),
+    )
 
 
 def make_prefix(length=5, kv=2, width=8, value_width=None, seed=1, dtype=torch.float32):

@@ -23,7 +23,7 @@ PREFIXES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5)), min_size=1,
 
 
 def case(prefixes, shared, groups, padding, dtype=torch.float32, value_width=8):
-    """A call of one query per row, its row's first `padding[row]` of seven keys hidden, and each prefix's keys and values."""
+    """A call of one query per row, the first `padding[row]` of its seven keys hidden, and each prefix's keys and values."""
     generator = torch.Generator().manual_seed(len(prefixes) + 10 * shared)
 
     def draw(*shape):
@@ -62,7 +62,10 @@ def test_a_step_equals_the_reference(prefixes, shared, groups, padding) -> None:
     check(prefixes, call, kvs, 1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "value_width", "tolerance"), [(torch.float64, 8, 1e-6), (torch.float32, 4, 1e-5), (torch.bfloat16, 8, 2e-2), (torch.float16, 8, 5e-3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "value_width", "tolerance"),
+    [(torch.float64, 8, 1e-6), (torch.float32, 4, 1e-5), (torch.bfloat16, 8, 2e-2), (torch.float16, 8, 5e-3)],
+)
 def test_types_and_widths(dtype, value_width, tolerance) -> None:
     prefixes = [(2, 5), (2, 5), (1, 3)]
     call, kvs = case(prefixes, 2, 2, [0, 3, 6, 0, 1], dtype, value_width)

@@ -31,7 +31,14 @@ def test_segments_equal_separate_calls(sizes: list[tuple[int, int]], causal: boo
     own = [FLASH_CPU.forward(q, k, v, None, causal, 0.3) for q, k, v in pieces]
     assert relative(part.output, torch.cat([one.output for one in own], 2)) < 1e-6
     assert torch.allclose(part.lse, torch.cat([one.lse for one in own], 2), atol=1e-5)
-    graded = zip(grad.split(cut.queries, 2), query.split(cut.queries, 2), key.split(cut.keys, 2), value.split(cut.keys, 2), own, strict=True)  # fmt: skip
+    graded = zip(
+        grad.split(cut.queries, 2),
+        query.split(cut.queries, 2),
+        key.split(cut.keys, 2),
+        value.split(cut.keys, 2),
+        own,
+        strict=True,
+    )
     wanted = [FLASH_CPU.backward(g, q, k, v, one, None, causal, 0.3) for g, q, k, v, one in graded]
     for index in range(3):
         assert relative(found[index], torch.cat([piece[index] for piece in wanted], 2)) < 1e-5

@@ -1,4 +1,4 @@
-"""What a machine without a GPU can tell of the CUDA paths: the kernels' arguments and shapes, and that no step waits."""
+"""The CUDA paths without a GPU: the kernels' arguments and shapes, and that no step waits."""
 
 from __future__ import annotations
 

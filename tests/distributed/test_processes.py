@@ -23,8 +23,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 from jobs import COMMON, JOBS, make_base, with_heads
 
 SCRIPT = Path(__file__).parent / "jobs.py"
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-          "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+]
 SINGLE = {name: changes for name, changes in JOBS.items() if name != "resumed"}
 
 

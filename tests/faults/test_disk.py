@@ -1,4 +1,4 @@
-"""A full disk at each write: a clear error at once, the previous checkpoint whole, no debris, and the run goes on later."""
+"""A full disk at each write: a clear error, the previous checkpoint whole, no debris, and the run goes on later."""
 
 from __future__ import annotations
 
@@ -33,9 +33,14 @@ class FullDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
         self.left, self.failures = room, 0
         for holder, name in (
-            (checkpoint, "save_file"), (stored, "save_file"), (files, "fsync"), (tempfile, "mkdtemp"), (tempfile, "mkstemp"),
-            (os, "fdopen"), (os, "fsync"),
-        ):  # fmt: skip
+            (checkpoint, "save_file"),
+            (stored, "save_file"),
+            (files, "fsync"),
+            (tempfile, "mkdtemp"),
+            (tempfile, "mkstemp"),
+            (os, "fdopen"),
+            (os, "fsync"),
+        ):
             monkeypatch.setattr(holder, name, self._counted(getattr(holder, name)))
         real = Path.open
         monkeypatch.setattr(Path, "open", lambda path, *a, **k: self._open(real, path, *a, **k))
@@ -120,7 +125,7 @@ def test_a_disk_that_is_really_full(tmp_path, kilobytes) -> None:
         rows = write_rows(tmp_path)
         code = (
             "import sys, json, time; sys.path.insert(0, sys.argv[1])\n"
-            "import foreword; from pathlib import Path; from tiny import tiny_base; from training_helpers import settings\n"
+            "import foreword; from pathlib import Path; from tiny import tiny_base\nfrom training_helpers import settings\n"
             "rows = Path(sys.argv[2]); base = tiny_base(); began = time.monotonic()\n"
             "try:\n    foreword.train(base, settings(rows, 'disk/run', steps=40, checkpoint_every=1))\n"
             "except foreword.ForewordError as error:\n"

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM at every kind of moment: the run is saved, the exit code says why, and it goes on bit-identically."""
+"""SIGINT and SIGTERM at every moment: the run is saved, the exit code says why, and it goes on bit-identically."""
 
 from __future__ import annotations
 
@@ -67,8 +67,25 @@ def test_the_command_line_exits_with_130_and_143(tmp_path, number, code) -> None
     rows = write_rows(tmp_path)
     tiny_model("llama").save_pretrained(rows / "model")
     byte_tokenizer().save_pretrained(rows / "model")
-    arguments = ["train", "--model", "model", "--data", "train.jsonl", "--validation", "valid.jsonl", "--template", "{input}=",
-                 "--steps", "100000", "--output", "run", "--length", "4", "--set", "trackers=[]"]  # fmt: skip
+    arguments = [
+        "train",
+        "--model",
+        "model",
+        "--data",
+        "train.jsonl",
+        "--validation",
+        "valid.jsonl",
+        "--template",
+        "{input}=",
+        "--steps",
+        "100000",
+        "--output",
+        "run",
+        "--length",
+        "4",
+        "--set",
+        "trackers=[]",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "foreword", *arguments], cwd=rows, stderr=subprocess.PIPE, text=True
     )

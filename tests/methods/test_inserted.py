@@ -1,4 +1,4 @@
-"""Prompts where they are not keys and values: inserted among the embeddings, in every row, with mask and positions right."""
+"""Prompts that are not keys and values: inserted among the embeddings of every row, mask and positions right."""
 
 from __future__ import annotations
 

@@ -13,8 +13,14 @@ from parity_helpers import CONTROL, TOLERANCE, generate, make_batch, outputs, re
 from tiny import byte_tokenizer, relative, tiny_base, trained_like
 from training_helpers import settings, write_rows
 
-VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
-          "patch_size": 8}  # fmt: skip
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
 TOKENS = {"mm_tokens_per_image": 4, "image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7}
 
 

@@ -115,7 +115,10 @@ DAMAGE = {
     "kind": (entry(lambda e: e.update(encoding="zip")), "encoding 'zip', which is not known"),
     "kind of nothing": (entry(lambda e: e.update(encoding=None)), "encoding None, which is not known"),
     "kind of list": (entry(lambda e: e.update(encoding=["svd"])), "is not known"),
-    "other kind": (entry(lambda e: (e.update(encoding="int8"), e.pop("rank"))), r"decoder\.0\.key\.int8, but it is not"),
+    "other kind": (
+        entry(lambda e: (e.update(encoding="int8"), e.pop("rank"))),
+        r"decoder\.0\.key\.int8, but it is not",
+    ),
     "no rank": (entry(lambda e: e.pop("rank")), "needs a 'rank' from 1 to 6"),
     "rank of text": (entry(lambda e: e.update(rank="2")), "needs a 'rank'"),
     "rank 0": (entry(lambda e: e.update(rank=0)), "needs a 'rank'"),

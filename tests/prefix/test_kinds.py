@@ -29,10 +29,14 @@ HEADS, KEY, VALUE, WIDTH = 6, 4, 3, 8
 SHAPE = SimpleNamespace(num_heads=HEADS, key_dim=KEY, value_dim=VALUE)
 KNOWN = {"decoder.0": SHAPE, "decoder.1": SHAPE}
 NETWORK = {
-    "condition.left": torch.randn(5, 2), "condition.inner": torch.randn(7, WIDTH),
-    "condition.inner_bias": torch.randn(7), "condition.outer": torch.randn(2, 7), "condition.outer_bias": torch.randn(2),
-    "condition.right.decoder.0": torch.randn(2, 14), "condition.right.decoder.1": torch.randn(2, 14),
-}  # fmt: skip
+    "condition.left": torch.randn(5, 2),
+    "condition.inner": torch.randn(7, WIDTH),
+    "condition.inner_bias": torch.randn(7),
+    "condition.outer": torch.randn(2, 7),
+    "condition.outer_bias": torch.randn(2),
+    "condition.right.decoder.0": torch.randn(2, 14),
+    "condition.right.decoder.1": torch.randn(2, 14),
+}
 # What a prefix of each kind is made of
 MADE: dict[str, tuple[dict[str, KV], dict[str, torch.Tensor]]] = {
     "softmax": (SLOTS, {}),

@@ -26,7 +26,7 @@ def rows(tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
 def test_resume_is_bit_identical_from_every_checkpoint(rows, method, scheduler, monkeypatch) -> None:
-    """Start, middle and end of an epoch (four steps): weights, optimizer, random state, history, and the rows visited."""
+    """Start, middle and end of an epoch (four steps): weights, optimizer, random state, history, rows."""
     base, visited = tiny_base(), []
     real = lm.collate
 
