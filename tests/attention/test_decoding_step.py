@@ -23,7 +23,7 @@ PREFIXES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5)), min_size=1,
 
 
 def case(prefixes, shared, groups, padding, dtype=torch.float32, value_width=8):
-    """A call of one query per row, the first `padding[row]` of its seven keys hidden, and each prefix's keys and values."""
+    """One query per row, the first `padding[row]` of its seven keys hidden, and each prefix's keys and values."""
     generator = torch.Generator().manual_seed(len(prefixes) + 10 * shared)
 
     def draw(*shape):

@@ -125,7 +125,8 @@ def test_a_disk_that_is_really_full(tmp_path, kilobytes) -> None:
         rows = write_rows(tmp_path)
         code = (
             "import sys, json, time; sys.path.insert(0, sys.argv[1])\n"
-            "import foreword; from pathlib import Path; from tiny import tiny_base\nfrom training_helpers import settings\n"
+            "import foreword; from pathlib import Path\n"
+            "from tiny import tiny_base\nfrom training_helpers import settings\n"
             "rows = Path(sys.argv[2]); base = tiny_base(); began = time.monotonic()\n"
             "try:\n    foreword.train(base, settings(rows, 'disk/run', steps=40, checkpoint_every=1))\n"
             "except foreword.ForewordError as error:\n"

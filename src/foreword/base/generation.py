@@ -41,17 +41,32 @@ def generate_texts(
     if len(rows) != len(prompts):
         raise BatchMismatchError(f"{len(prompts)} prompts, but {len(rows)} prefixes; give one per prompt")
     prepared = [_prepare(base, prompt, row, template) for prompt, row in zip(prompts, rows, strict=True)]
-    order = sorted(range(len(prompts)), key=lambda index: -len(prepared[index][0]))
+    answers = generate_texts_of(base, prepared, rows, options, batch_size, progress or (lambda done: None))
+    return [answer.strip() for answer in answers]
+
+
+def generate_texts_of(
+    base: FrozenModel,
+    prompts: Sequence[tuple[list[int], list[int]]],
+    rows: Sequence[Prefix | None],
+    options: dict[str, Any],
+    batch_size: int,
+    progress: Callable[[int], None],
+) -> list[str]:
+    """Generate batch by batch, the longest prompts first; return the new text of each prompt, in order.
+
+    prompts: (token ids, stop tokens) of each. progress: called with the number of prompts of each finished batch.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index][0]))
     texts = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        stops = sorted({stop for index in chosen for stop in prepared[index][1]})
-        ids = [prepared[index][0] for index in chosen]
+        stops = sorted({stop for index in chosen for stop in prompts[index][1]})
+        ids = [prompts[index][0] for index in chosen]
         answers = generate_ids(base, ids, [rows[index] for index in chosen], stops, options)
         for index, answer in zip(chosen, answers, strict=True):
-            texts[index] = base.tokenizer.decode(answer, skip_special_tokens=True).strip()
-        if progress is not None:
-            progress(len(chosen))
+            texts[index] = base.tokenizer.decode(answer, skip_special_tokens=True)
+        progress(len(chosen))
     return texts
 
 

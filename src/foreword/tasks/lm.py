@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from foreword.base import Base
-from foreword.base.generation import generate_ids
+from foreword.base.generation import generate_texts_of
 from foreword.base.inputs import padded, ready
 from foreword.base.rendering import Renderer
 from foreword.config import TEXT_METRICS
@@ -31,7 +31,7 @@ from foreword.errors import ConfigError, UnsupportedModelError
 from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.tasks import text_metrics
-from foreword.tasks.base import Measurement, Measuring, Task, TaskSettings, in_batches, one_or_each
+from foreword.tasks.base import Measurement, Measuring, Task, TaskSettings, one_or_each
 from foreword.tasks.head_loss import plain
 from foreword.tasks.predictions import Predictions
 
@@ -122,18 +122,13 @@ class LanguageModelling(Task[Example]):
         return Measurement(chosen, texts, {name: signatures[name] for name in metrics if name in signatures})
 
     def answers(self, prefix: Prefix | None, items: Sequence[Example], measuring: Measuring) -> list[str]:
-        """Return the model's greedy answer to each prompt, in row order. Prompts of similar length share a batch."""
+        """Return the model's greedy answer to each prompt, in row order."""
         stops = self.renderer.stop_ids(self.base.model.generation_config)
+        prompts = [(list(item.prompt_ids), stops) for item in items]
         options = {"max_new_tokens": measuring.max_new_tokens}
-        texts = [""] * len(items)
-        order = sorted(range(len(items)), key=lambda index: -len(items[index].prompt_ids))
-        for chosen in in_batches(order, measuring.batch_size):
-            prompts = [list(items[index].prompt_ids) for index in chosen]
-            answer_ids = generate_ids(self.base, prompts, [prefix] * len(chosen), stops, options)
-            for index, answer in zip(chosen, answer_ids, strict=True):
-                texts[index] = measuring.clean(self.base.tokenizer.decode(answer, skip_special_tokens=True))
-            measuring.advance(len(chosen))
-        return texts
+        prefixes = [prefix] * len(items)
+        texts = generate_texts_of(self.base, prompts, prefixes, options, measuring.batch_size, measuring.advance)
+        return [measuring.clean(text) for text in texts]
 
 
 def require_decoder(base: Base) -> None:

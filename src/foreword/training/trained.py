@@ -67,7 +67,7 @@ class Trained(nn.Module):
 def _moved(name: str, moved: Mapping[str, str]) -> str:
     """`name`, or the parameter in `optimizer.<name>.<part>`, with its beginning as `moved` says."""
     front = "optimizer." if name.startswith("optimizer.") else ""
-    rest = name.removeprefix(front)
+    rest = f"producer.{name.removeprefix(front)}" if front else name  # the optimizer's names left `producer.` out
     for old, new in moved.items():
         if rest.startswith(old):
             return front + new + rest.removeprefix(old)
