@@ -113,8 +113,9 @@ def test_training_both_resumes_bit_identically(place) -> None:
 
 def test_from_the_command_line(place, monkeypatch, capsys) -> None:
     monkeypatch.chdir(place)
-    arguments = ["train", "--model", "model", "--lora", "adapter", "--train", "both", "--data", "train.jsonl", "--validation",
-                 "valid.jsonl", "--template", "{input}=", "--steps", "2", "--length", "4", "--output", "run"]  # fmt: skip
+    data = ["--data", "train.jsonl", "--validation", "valid.jsonl", "--template", "{input}="]
+    arguments = ["train", "--model", "model", "--lora", "adapter", "--train", "both", *data, "--steps", "2"]
+    arguments += ["--length", "4", "--output", "run"]
     assert execute(arguments) == 0
     assert "LoRA     run/lora" in capsys.readouterr().out
     assert execute(["generate", "--model", "model", "--lora", "run/lora", "--prefix", "run/prefix", "t1"]) == 0
