@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import foreword
 from foreword.config import EvalConfig, TrainConfig
 from foreword.errors import ConfigError
 from foreword.settings import build, read_settings, to_dict
+from tiny import tiny_base
 
 
 @pytest.mark.parametrize(
@@ -59,9 +61,10 @@ def test_wrong_settings_name_the_field(values, message) -> None:
         build(TrainConfig, values)
 
 
-def test_eval_metrics_are_checked() -> None:
-    with pytest.raises(ConfigError, match="'blue' is not known"):
-        EvalConfig(data="x", metrics=("blue",))
+def test_eval_metrics_are_checked(tmp_path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"input": "a", "target": "b"}\n')
+    with pytest.raises(ConfigError, match="'blue' is not known to lm; choose from loss, perplexity"):
+        foreword.evaluate(tiny_base(), EvalConfig(data=str(tmp_path / "x.jsonl"), metrics=("blue",)))
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_frozen_tokens_stay_as_they_start(case) -> None:
     for name, kv in frozen.finish().slots.items():
         for now, first in zip(kv, start.prefix.slots[name], strict=True):
             assert torch.equal(now[:, :2], first[:, :2])
-            assert relative(now[:, 2:], first[:, 2:]) > 0.01
+            assert relative(now[:, 2:], first[:, 2:]) > 1e-3
     loss = run_rows(base, frozen)
     assert any(grad is not None for grad in torch.autograd.grad(loss, list(producer.parameters()), allow_unused=True))
 

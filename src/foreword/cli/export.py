@@ -9,12 +9,23 @@ import typer
 from foreword.cli import common
 
 
+def _list(asked: bool) -> None:
+    if not asked:
+        return
+    from foreword.export import summaries
+
+    for name, summary in summaries().items():
+        typer.echo(f"{name}  {summary}")
+    raise typer.Exit
+
+
 def command(
     prefix: common.SavedPrefix,
     output: Annotated[str, typer.Option("--output", help="A new folder for what is written.")],
-    to: Annotated[
-        str, typer.Option("--to", help="The format: transformers, or one that a plugin adds.")
-    ] = "transformers",
+    to: Annotated[str, typer.Option("--to", help="The format; --list shows those there are.")] = "transformers",
+    listed: Annotated[
+        bool, typer.Option("--list", callback=_list, is_eager=True, help="List the formats and stop.")
+    ] = False,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:

@@ -48,7 +48,9 @@ def evaluate(
     metrics = config.metrics or task.metrics
     for metric in metrics:
         if metric not in task.metrics:
-            raise ConfigError("metrics", f"{metric!r} is none of {task.name}: choose from {', '.join(task.metrics)}")
+            raise ConfigError(
+                "metrics", f"{metric!r} is not known to {task.name}; choose from {', '.join(task.metrics)}"
+            )
     length = 0 if prefix is None else prefix.length
     reading = Reading(
         max_tokens=config.max_tokens or base.max_positions - length,

@@ -17,6 +17,12 @@ from foreword.prefix import Prefix
 EXPORTERS: dict[str, type[Exporter]] = {kind.name: kind for kind in (TransformersCache,)}
 
 
+def summaries() -> dict[str, str]:
+    """Every format, Foreword's own and those of plugins, with its line for people."""
+    group = "foreword.exports"
+    return {name: plugins.find(group, "to", EXPORTERS, name).summary for name in plugins.names(group, EXPORTERS)}
+
+
 def export_prefix(prefix: Prefix, to: str, output: str | Path) -> str:
     """Write `prefix` in the format `to` as the folder `output`, atomically. Returns how to run it.
 
@@ -34,4 +40,4 @@ def export_prefix(prefix: Prefix, to: str, output: str | Path) -> str:
     return exporter.usage(folder)
 
 
-__all__ = ["EXPORTERS", "Exporter", "export_prefix"]
+__all__ = ["EXPORTERS", "Exporter", "export_prefix", "summaries"]

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from foreword.tasks.head_loss import head_losses
 
+NEVER = -1e4  # nats
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -37,6 +39,13 @@ class Predictions:
             raise ValueError("predictions need logits, or hidden states and the layer that makes logits of them")
         logits: Tensor = self.head(self.hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def log_probabilities(self) -> Tensor:
+        """Return `[T, C]`, in nats. A class that a row does not have gets −10,000 instead of −∞.
+
+        So differences of two of them are finite, and its probability is 0.
+        """
+        return torch.log_softmax(self.logits(), -1).clamp(min=NEVER)
 
     def target_losses(self) -> Tensor:
         """Return −log p(target) in nats, `[T]`. With hidden states, not all logits are in memory at once."""

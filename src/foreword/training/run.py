@@ -19,7 +19,7 @@ from foreword.init import Beginning, starting_point
 from foreword.methods import Method, Producer, get_method
 from foreword.methods.token_options import with_token_options
 from foreword.models.lora import lora_parameters
-from foreword.objectives import get_objective
+from foreword.objectives import Objective, get_objective
 from foreword.prefix import Prefix
 from foreword.settings import free_on_resume, to_dict, worked_out
 from foreword.tasks import Task
@@ -122,6 +122,7 @@ def _prepare(method: Method, base: Base, config: TrainConfig, checkpoint: Path |
         _require_inputs(inputs, checkpoint)
     torch.manual_seed(config.seed)
     _require_meaning(method, base, config, task)
+    _require_reference(get_objective(config.objective), config, task)
     start = starting_point(base, rows.training, _beginning(config), task.labels, task.roles())
     producer = method.start(start, method.parse_options(config.options))
     producer = with_token_options(producer, start, config.frozen_tokens, config.dropout).to(base.device)
@@ -204,6 +205,19 @@ def _digests(rows: DataSet, base: Base) -> dict[str, str]:
         "validation": digest(rows.held_out),
         "weights": str(base.fingerprint.weights),
     }
+
+
+def _require_reference(objective: Objective, config: TrainConfig, task: Task[Any]) -> None:
+    """Raise `ConfigError` where an objective would compare with a plain base that there isn't."""
+    if not objective.needs_reference:
+        return
+    if task.head is not None:
+        reason = f"task {task.name} trains a head, and the plain base has none"
+    elif config.train != "prefix":
+        reason = "the base's LoRA is trained too"
+    else:
+        return
+    raise ConfigError("objective", f"{objective.name} compares with the plain base, but {reason}")
 
 
 def _require_meaning(method: Method, base: Base, config: TrainConfig, task: Task[Any]) -> None:
