@@ -29,13 +29,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", help="the other checkout")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         return serve()
     sides = {"before": worker(Path(arguments.before)), "after": worker(HERE)}
     print("| case | before, s | after, s | after / before |\n|---|---|---|---|")
-    for case in CASES:
+    for case in arguments.cases:
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(arguments.rounds + 1):
             order = sides if number % 2 else dict(reversed(sides.items()))

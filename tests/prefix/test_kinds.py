@@ -187,5 +187,5 @@ def test_only_a_conditioned_prefix_is_made_for_an_input() -> None:
     unchanged = CONDITIONED.for_input(SLOTS, silent, torch.randn(WIDTH))
     assert all(torch.equal(unchanged[name].key, SLOTS[name].key) for name in SLOTS)
     for kind in (SOFTMAX, GATED, MEMORY, EMBEDDING):
-        with pytest.raises(NotImplementedError, match=f"'{kind.name}' is the same for each input"):
+        with pytest.raises(PrefixError, match=f"'{kind.name}' is the same for each input"):
             kind.for_input(*MADE[kind.name], torch.randn(WIDTH))

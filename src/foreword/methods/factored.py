@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -24,9 +26,9 @@ class FactoredProducer(Producer):
         widths = [kv.key.shape[0] * (kv.key.shape[2] + kv.value.shape[2]) for kv in self._initial.slots.values()]
         self.right = nn.ParameterList([torch.zeros(rank, width, dtype=self.dtype) for width in widths])
 
+    @abstractmethod
     def left(self, number: int, length: int) -> Tensor:
         """Return the left factor of slot `number`, `[length, r]`."""
-        raise NotImplementedError
 
     def forward(self) -> Prefix:
         slots = {}

@@ -136,7 +136,7 @@ class Kind(ABC):
 
     def for_input(self, slots: Slots, extras: Extras, pooled: Tensor) -> dict[str, KV]:
         """Return the slots for one row's input, if `reads_input`. pooled: mean input embedding, `[width]`."""
-        raise NotImplementedError(f"a prefix of merge {self.name!r} is the same for each input")
+        raise PrefixError(f"a prefix of merge {self.name!r} is the same for each input")
 
     def continues(self, start: Kind) -> bool:
         """Return True if training of this kind can start from a prefix of the kind `start`."""

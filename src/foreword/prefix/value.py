@@ -158,7 +158,7 @@ class Prefix:
     def for_input(self, pooled: Tensor) -> Prefix:
         """Return the static prefix of a conditioned prefix for one input. pooled: mean input embedding, `[width]`.
 
-        Differentiable. Raises `NotImplementedError` for a prefix that is the same for each input.
+        Differentiable. Raises `PrefixError` for a prefix that is the same for each input.
         """
         slots = self.kind.for_input(self.slots, self.extras, pooled)
         return replace(self, slots=slots, merge=SOFTMAX.name, extras={})
