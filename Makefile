@@ -39,7 +39,7 @@ demo: $(READY)
 	$(BIN)/foreword demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 12 $(ARGS)
 
 # VERSIONS="5.17 5.20" takes only these, ARGS replaces the tests
 test-transformers:

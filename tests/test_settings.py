@@ -74,7 +74,8 @@ def test_help_shows_the_flag_of_every_setting_that_has_one(kind, capsys, monkeyp
     monkeypatch.setenv("TERMINAL_WIDTH", "250")
     assert execute([COMMANDS[kind], "--help"]) == 0
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", capsys.readouterr().out))
-    about = describe(kind)
+    ignored = ("task", "task_options") if kind is CompressConfig else ()  # compressing measures by lm alone
+    about = {name: item for name, item in describe(kind).items() if name not in ignored}
     expected = {flag_of(name, item) for name, item in about.items() if item.flag is not None}
     assert expected <= shown
     without = {f"--{name.replace('_', '-')}" for name, item in about.items() if item.flag is None}

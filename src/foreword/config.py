@@ -181,6 +181,8 @@ class TrainConfig(DataConfig):
         super().__post_init__()
         if self.accumulation > self.batch_size:
             raise ConfigError("accumulation", f"{self.accumulation} parts don't fit a batch of {self.batch_size} rows")
+        if self.samples and self.mixture:
+            raise ConfigError("samples", "the rows of a mixture are not answered; leave samples out")
         if self.init == "prefix" and self.init_prefix is None:
             raise ConfigError("init_prefix", "init 'prefix' needs the folder of a saved prefix")
         if self.init in ("random", "prefix", "labels") and self.init_text is not None:

@@ -27,9 +27,9 @@ _ABOUT = "about"
 class About:
     """What is known of a setting beside its type and default.
 
-    help: a sentence. group: where docs and help list it. least: the smallest value; above, below: values that it must
-    stay clear of. free_on_resume: it may differ when a run goes on, since it doesn't change what is computed.
-    worked_out: left open, a run works it out; a resumption that leaves it open takes it from the run.
+    help: a sentence. group: where docs and help list it. least: the smallest value. above: the value must be larger.
+    below: the value must be smaller. free_on_resume: it may differ when a run goes on, since it doesn't change what
+    is computed. worked_out: left open, a run works it out; a resumption that leaves it open takes it from the run.
     of_data: it says which rows there are and how they are read. per_task: each task of a mixture may have its own.
     flag: of the command line, "" for the name itself, None for none. metavar: what the flag takes. commas: one flag
     with commas instead of a repeated one. share: `1%` is 0.01.

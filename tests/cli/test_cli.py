@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import foreword
 from foreword.cli.main import execute
 from foreword.prefix import Prefix
 from tiny import tiny_model
@@ -241,3 +242,26 @@ def test_demo_in_short(smollm2, tmp_path, capsys, monkeypatch) -> None:
     )
     assert validation
     assert not training & validation
+
+
+def test_a_head_of_another_template_keeps_its_template(place, capsys) -> None:
+    """`eval --prefix A --head B` reads rows as B was trained to read them, whatever A's template is."""
+    rows = "".join(json.dumps({"text": f"t{i}", "label": ("no", "yes")[i % 2]}) + "\n" for i in range(20))
+    (place / "labelled.jsonl").write_text(rows)
+    common = ["--model", "model", "--data", "labelled.jsonl", "--task", "seq-cls", "--length", "3", "--steps", "2"]
+    for name, template in (("a", "{text}"), ("b", "A much longer question about {text}?")):
+        arguments = ["train", *common, "--template", template, "--output", name, "--trackers", ""]
+        assert execute(arguments) == 0
+    capsys.readouterr()
+    losses = {}
+    for prefix, head in (("a", "b"), ("b", "b"), ("a", "a")):
+        arguments = ["eval", "--data", "labelled.jsonl", "--prefix", f"{prefix}/prefix", "--head", f"{head}/head"]
+        assert execute([*arguments, "--metrics", "loss", "--json"]) == 0
+        losses[prefix, head] = json.loads(capsys.readouterr().out)["metrics"]["loss"]
+    base = foreword.load(place / "model", device="cpu")
+    request = foreword.EvalConfig(
+        data="labelled.jsonl", head="b/head", prefix="a/prefix", template="A much longer question about {text}?",
+        metrics=("loss",),
+    )  # fmt: skip
+    assert losses["a", "b"] == pytest.approx(foreword.evaluate(base, request).metrics["loss"])
+    assert losses["a", "b"] != pytest.approx(losses["a", "a"])

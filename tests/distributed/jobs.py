@@ -133,7 +133,9 @@ def train_with_full_disk(base: Base, folder: Path) -> None:
 def sharded(base: Base, folder: Path, real) -> dict:
     """The same run with the frozen weights spread over the processes; how many of them this one holds."""
     before = sum(parameter.numel() for parameter in base.model.parameters())
-    result = foreword.train(base, settings(folder, "sharded", batch_size=7, accumulation=2, shard_base=True, **COMMON))
+    result = foreword.train(
+        base, settings(folder, "sharded", batch_size=7, accumulation=2, shard_base=True, samples=2, **COMMON)
+    )
     held = sum(parameter.to_local().numel() for parameter in base.model.parameters())
     small = settings(folder, "sharded, one row", batch_size=1, shard_base=True, **COMMON)
     foreword.train(base, small)

@@ -15,7 +15,7 @@ from foreword.errors import ConfigError
 from foreword.objectives import OBJECTIVES, Objective, get_objective
 from foreword.tasks import LanguageModelling, Mixture, Predictions, Task, TaskSettings, make_task
 from foreword.tasks.mixture import MixtureItem
-from foreword.tasks.sequence import SequenceClassification
+from foreword.tasks.verbalizer import Verbalizer
 from rows_helpers import item_of
 from tiny import relative, tiny_base, trained_like
 from training_helpers import copy_until, equal, final_state, settings, tensors, untimed, write_rows
@@ -35,12 +35,22 @@ class Kept(Objective):
         return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
 
 
+class Doubled(Objective):
+    """Twice the cross entropy; it needs no reference, so it goes with heads too."""
+
+    name = "doubled"
+
+    def losses(self, predictions: Predictions, reference: Predictions | None) -> Tensor:
+        return 2 * predictions.target_losses()
+
+
 @pytest.fixture
 def kept(monkeypatch) -> list[tuple[Predictions, Predictions | None]]:
     """The registered objective's (predictions, reference), call by call."""
     seen: list[tuple[Predictions, Predictions | None]] = []
     monkeypatch.setattr(Kept, "seen", seen, raising=False)
     monkeypatch.setitem(OBJECTIVES, "kept", Kept)
+    monkeypatch.setitem(OBJECTIVES, "doubled", Doubled)
     return seen
 
 
@@ -108,11 +118,11 @@ def test_a_row_of_a_mixture_weighs_the_same_under_any_objective(kept) -> None:
     assert torch.allclose(found[4:], plain[4:] / 3)
 
 
-@pytest.mark.parametrize("name", ["lm", "seq-cls", "mixture"])
+@pytest.mark.parametrize("name", ["lm", "verbalizer", "mixture without heads"])
 def test_the_reference_is_what_the_plain_base_predicts_for_the_same_rows(name, kept, tmp_path, monkeypatch) -> None:
     base, config = run_of(name, tmp_path)
-    kinds: dict[str, type[Task[Any]]] = {"lm": LanguageModelling, "seq-cls": SequenceClassification, "mixture": Mixture}
-    kind, made = kinds[name], {}
+    kinds: dict[str, type[Task[Any]]] = {"lm": LanguageModelling, "verbalizer": Verbalizer}
+    kind, made = kinds.get(name, Mixture), {}
     real = kind.predict
 
     def watched(task, prefix, items):
@@ -141,29 +151,44 @@ def run_of(name: str, folder) -> tuple[foreword.Base, Any]:
     if name == "lm":
         rows = write_rows(folder)
         return tiny_base(), lambda called, **changes: settings(rows, called, **({"validate_every": 3} | changes))
+    words: dict[str, Any] = {"task": "verbalizer", "template": "{text} It was"}
+    if name == "verbalizer":
+        rows = head_helpers.write(folder, "seq-cls")
+        return tiny_base(), lambda called, **changes: settings(rows, called, **(words | changes))
+    if name == "mixture without heads":
+        rows, texts = head_helpers.write(folder, "seq-cls"), folder / "texts"
+        texts.mkdir()
+        write_rows(texts)
+        parts = {"texts": {"template": "{input}="} | files(texts), "words": words | files(rows)}
+        more = {"data": "", "validation": None, "template": None, "mixture": parts}
+        return tiny_base(), lambda called, **changes: settings(rows, called, **(more | changes))
     if name == "seq-cls":
         rows = head_helpers.write(folder, "seq-cls")
-        more: dict[str, Any] = {"task": "seq-cls"}
+        more = {"task": "seq-cls"}
     else:
         rows, parts = folder, {}
         for part, task in (("colours", "seq-cls"), ("people", "token-cls")):
             (folder / part).mkdir()
             held = head_helpers.write(folder / part, task)
-            parts[part] = {"task": task, "data": str(held / "train.jsonl"), "validation": str(held / "valid.jsonl")}
+            parts[part] = {"task": task} | files(held)
         more = {"data": "", "validation": None, "mixture": parts}
     return tiny_base("bert"), lambda called, **changes: head_helpers.config(rows, called, **(more | changes))
 
 
-@pytest.mark.parametrize("name", ["lm", "seq-cls", "mixture"])
-def test_validation_stays_the_tasks_own_cross_entropy(name, kept, tmp_path) -> None:
+def files(folder) -> dict[str, Any]:
+    return {"data": str(folder / "train.jsonl"), "validation": str(folder / "valid.jsonl")}
+
+
+@pytest.mark.parametrize(("name", "objective"), [("lm", "kept"), ("seq-cls", "doubled"), ("mixture", "doubled")])
+def test_validation_stays_the_tasks_own_cross_entropy(name, objective, kept, tmp_path) -> None:
     base, config = run_of(name, tmp_path)
     changes = {"steps": 6, "validate_every": 3, "checkpoint_every": 3}
     own = foreword.train(base, config("own", **changes))
-    other = foreword.train(base, config("other", objective="kept", **changes))
+    other = foreword.train(base, config("other", objective=objective, **changes))
     first = [run.history[0]["validation_loss"] for run in (own, other)]
     assert first[0] == first[1], "before the first step the two runs have the same prefix"
     assert own.history[1]["loss"] != pytest.approx(other.history[1]["loss"], rel=1e-2)
-    assert other.prefix.record["config"]["objective"] == "kept"
+    assert other.prefix.record["config"]["objective"] == objective
     if name != "mixture":
         request = foreword.EvalConfig(
             data=config("any").validation,

@@ -74,7 +74,7 @@ class Injector:
         function.remove(self._model, dict(self._slots.readers))
         self._model.__dict__.pop(_INJECTOR, None)
 
-    def show(self, attachment: Attachment) -> None:
+    def set_current(self, attachment: Attachment) -> None:
         """Make `attachment` current. Hook the embedding tables when the first prompt is to be inserted."""
         self.state.current = attachment
         if attachment.has_embeddings and not self._watches_tables:
@@ -111,7 +111,7 @@ class Injector:
         injector = holder or self
         state = injector.state
         previous = state.current, state.past
-        injector.show(attachment)
+        injector.set_current(attachment)
         state.past = 0
         try:
             yield
@@ -167,7 +167,7 @@ def switch(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None]) -
         raise AttachError("packed rows are attached; end that attach first")
     if slots.route == "cache":
         cached.require(slots, rows)
-    injector.show(current.with_rows(rows))
+    injector.set_current(current.with_rows(rows))
 
 
 def _require_packable(slots: ModelSlots, rows: Sequence[Prefix | None], packed: Sequence[int]) -> None:

@@ -11,12 +11,13 @@ from rich.table import Table
 from foreword.cli import common
 from foreword.cli.flags import values, with_flags
 from foreword.config import CompressConfig
+from foreword.settings import about_data
 
 if TYPE_CHECKING:
     from foreword.compression import CompressResult, MeasuredChoice
 
 
-@with_flags(CompressConfig, without=("model",))
+@with_flags(CompressConfig, without=("model", "task", "task_options"), recorded=about_data(CompressConfig))
 def command(
     prefix: common.SavedPrefix,
     model: common.Model = None,

@@ -11,12 +11,13 @@ from rich.table import Table
 from foreword.cli import common
 from foreword.cli.flags import values, with_flags
 from foreword.config import EvalConfig
+from foreword.settings import of_each_task
 
 if TYPE_CHECKING:
     from foreword.evaluation import EvalResult
 
 
-@with_flags(EvalConfig, without=("data", "model", "prefix"))
+@with_flags(EvalConfig, without=("data", "model", "prefix"), recorded=of_each_task(EvalConfig))
 def command(
     data: Annotated[str, typer.Option("--data", help="Rows to measure on: {input, target} or {input, references}.")],
     prefix: common.Prefix = None,
@@ -51,12 +52,12 @@ def command(
 def _config(data: str, prefix: str | None, model: str | None, flags: dict[str, Any]) -> EvalConfig:
     """Settings of the prefix's training, then the flags'."""
     from foreword.prefix.stored import read_manifest
-    from foreword.settings import build, of_each_task
+    from foreword.settings import build
 
-    given = {"data": data} | values(EvalConfig, flags | {"prefix": prefix})
+    given = {"data": data} | values(EvalConfig, flags | {"prefix": prefix, "metrics": flags.get("metrics") or None})
     if prefix is not None:
         trained = read_manifest(Path(prefix))["record"].get("config", {})
-        of_task = of_each_task(EvalConfig) - {"data"}
+        of_task = of_each_task(EvalConfig) - {"data", "template"}  # the record keeps the template that was used
         given = {name: trained[name] for name in of_task if name in trained} | given
     return build(EvalConfig, given | {"model": common.model_for(model, prefix)}, "flags")
 

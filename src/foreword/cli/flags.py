@@ -18,18 +18,20 @@ Command = Callable[..., None]
 NAMES = "NAME=VALUE"  # the metavar of flags whose names are settings
 
 
-def with_flags(kind: type[Any], *, without: Iterable[str] = ()) -> Callable[[Command], Command]:
+def with_flags(
+    kind: type[Any], *, without: Iterable[str] = (), recorded: Iterable[str] = ()
+) -> Callable[[Command], Command]:
     """Give a command a flag for each setting of `kind`, in place of its `**flags`.
 
-    without: settings that the command asks for itself. A flag that isn't given is None; `values` makes settings of
-    those that are.
+    without: settings that the command asks for itself. recorded: settings whose default is the prefix's record. A
+    flag that isn't given is None; `values` makes settings of those that are.
     """
-    left_out = set(without)
+    left_out, from_record = set(without), set(recorded)
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
         explicit = [item for item in signature.parameters.values() if item.kind is not inspect.Parameter.VAR_KEYWORD]
-        made = [item for item in _parameters(kind) if item.name not in left_out]
+        made = [item for item in _parameters(kind, from_record) if item.name not in left_out]
         command.__signature__ = signature.replace(parameters=[*explicit[:1], *made, *explicit[1:]])  # type: ignore[attr-defined]
         command.__annotations__ = {}  # Typer reads the signature
         return command
@@ -72,7 +74,7 @@ def _value(name: str, value: Any, about: About) -> Any:
     if about.metavar is not None:
         return pairs(flag_of(name, about), value, underscores=about.metavar == NAMES)
     if about.commas:
-        return tuple(entry.strip() for entry in value.split(","))
+        return tuple(entry.strip() for entry in value.split(",") if entry.strip())
     if name == "template":
         return unescape(value)
     return tuple(value) if isinstance(value, list) else value
@@ -83,26 +85,26 @@ def flag_of(name: str, about: About) -> str:
     return about.flag or f"--{name.replace('_', '-')}"
 
 
-def _parameters(kind: type[Any]) -> list[inspect.Parameter]:
+def _parameters(kind: type[Any], recorded: set[str]) -> list[inspect.Parameter]:
     hints, about = typing.get_type_hints(kind), describe(kind)
     return [
-        _parameter(item, hints[item.name], about[item.name])
+        _parameter(item, hints[item.name], about[item.name], item.name in recorded)
         for item in dataclasses.fields(kind)
         if about[item.name].flag is not None
     ]
 
 
-def _parameter(item: dataclasses.Field[Any], hint: Any, about: About) -> inspect.Parameter:
+def _parameter(item: dataclasses.Field[Any], hint: Any, about: About, recorded: bool) -> inspect.Parameter:
     names = [flag_of(item.name, about)]
-    asked: Any = _asked(hint, about)
-    if asked is bool:
+    shell_type: Any = _shell_type(hint, about)
+    if shell_type is bool:
         names = [f"{names[0]}/--no-{names[0][2:]}"]
-    option = typer.Option(*names, help=_help(item, hint, about), metavar=about.metavar, show_default=False)
-    annotation: Any = Annotated[asked | None, option]
+    option = typer.Option(*names, help=_help(item, hint, about, recorded), metavar=about.metavar, show_default=False)
+    annotation: Any = Annotated[shell_type | None, option]
     return inspect.Parameter(item.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
 
 
-def _asked(hint: Any, about: About) -> Any:
+def _shell_type(hint: Any, about: About) -> Any:
     """The type of what is typed in the shell."""
     plain = next(part for part in _alternatives(hint) if part is not type(None))
     origin = typing.get_origin(plain)
@@ -118,12 +120,13 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if union else (hint,)
 
 
-def _help(item: dataclasses.Field[Any], hint: Any, about: About) -> str:
+def _help(item: dataclasses.Field[Any], hint: Any, about: About, recorded: bool) -> str:
     choices = [
         arg for part in _alternatives(hint) if typing.get_origin(part) is Literal for arg in typing.get_args(part)
     ]
     listed = f" One of {', '.join(choices)}." if choices and not all(choice in about.help for choice in choices) else ""
-    return about.help + listed + default_text(item)
+    default = " Default: as the prefix was trained." if recorded else default_text(item)
+    return about.help.split(" Without it:")[0] + listed + default if recorded else about.help + listed + default
 
 
 def default_text(item: dataclasses.Field[Any]) -> str:

@@ -56,7 +56,7 @@ def recover(
         if (quantity := update.apply(value)) is not None:
             rows = ", ".join(example.where for example in chosen)
             raise NonFiniteError(
-                f"recovery step {step + 1}: the {quantity} is not finite (rows {rows}); a lower lr may help"
+                f"recovery step {step + 1}: the {quantity} is not finite, {value:g} (rows {rows}); a lower lr may help"
             )
         losses.append(value)
     return losses

@@ -1,4 +1,4 @@
-"""Exporting: how a prefix leaves. The registry is closed; a format is one file and one line here.
+"""Export: write a prefix for another program. The registry is closed; a format is one file and one line here.
 
 A package can add one without a change here: an entry point in the group `foreword.exports` (see `plugins`).
 """

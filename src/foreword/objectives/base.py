@@ -14,7 +14,8 @@ from foreword.tasks import Predictions
 
 
 class Objective(ABC):
-    """What a run minimises. It sees predictions, never a model, so it meets every task, method and way to run.
+    """What a run minimises. It sees predictions, never a model, so it works with every task, method and number of
+    processes.
 
     name: in the registry and in settings. needs_reference: it compares with what the plain base predicts for the same
     rows, without gradients; the loop then runs the base without the prefix too.
@@ -30,7 +31,7 @@ class Objective(ABC):
     def weighted(self, predictions: Sequence[Predictions], references: Sequence[Predictions]) -> Tensor:
         """The losses of a batch, `[Σ T]`, each times what its prediction counts for.
 
-        Raises `ConfigError` if a reference has other predictions, as where a template holds places for a prompt.
+        Raises `ConfigError` if a reference has other predictions than the prefix's.
         """
         if not self.needs_reference:
             return torch.cat([made.weighted(self.losses(made, None)) for made in predictions])

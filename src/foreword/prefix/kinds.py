@@ -162,7 +162,7 @@ class Kind(ABC):
             raise PrefixMismatchError(f"the prefix's {name} has width {read}, {base_name}'s embeddings {width}")
 
 
-class Softmax(Kind):
+class SoftmaxKind(Kind):
     """Exact concatenation with the keys and values of the tokens."""
 
     name = "softmax"
@@ -200,7 +200,7 @@ class MemoryKind(Kind):
         return {name.removesuffix(".memory"): Memory(matrix) for name, matrix in extras.items()}
 
 
-class Conditioned(Kind):
+class ConditionedKind(Kind):
     """Softmax, after a network has changed keys and values for the row's input; extras `condition.…`."""
 
     name = "conditioned"
@@ -240,7 +240,7 @@ class Conditioned(Kind):
         return changed
 
 
-class Embedding(Kind):
+class EmbeddingKind(Kind):
     """Virtual tokens among the input embeddings; extras `embeddings [m, width]`."""
 
     name = "embedding"
@@ -262,7 +262,13 @@ class Embedding(Kind):
         return EMBEDDINGS, int(extras[EMBEDDINGS].shape[1])
 
 
-SOFTMAX, GATED, MEMORY, CONDITIONED, EMBEDDING = Softmax(), GatedKind(), MemoryKind(), Conditioned(), Embedding()
+SOFTMAX, GATED, MEMORY, CONDITIONED, EMBEDDING = (
+    SoftmaxKind(),
+    GatedKind(),
+    MemoryKind(),
+    ConditionedKind(),
+    EmbeddingKind(),
+)
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (SOFTMAX, GATED, MEMORY, CONDITIONED, EMBEDDING)}
 
 

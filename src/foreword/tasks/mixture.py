@@ -15,6 +15,7 @@ from torch import nn
 
 from foreword.base import Base
 from foreword.data import Item
+from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.tasks.base import Measurement, Measuring, Task, TaskSettings
 from foreword.tasks.predictions import Predictions
@@ -72,7 +73,8 @@ class Mixture(Task[MixtureItem]):
     def collect_heads(self) -> None:
         """Collect the tasks' heads. A task has its head as soon as it knows its labels."""
         heads = {f"head-{name}": task.head for name, task in self.tasks.items() if task.head is not None}
-        self.head = nn.ModuleDict(heads)  # the prefix in the name avoids names that nn.Module uses, such as `train`
+        # `head-` in front avoids names that nn.Module uses, such as `train`
+        self.head = nn.ModuleDict(heads) if heads else None
         self.labels = list(dict.fromkeys(label for task in self.tasks.values() for label in task.labels))
 
     def item(self, fields: Mapping[str, Any], where: str) -> str:
@@ -107,7 +109,7 @@ class Mixture(Task[MixtureItem]):
 def _among_all(predictions: Predictions, places: Sequence[int], units: Sequence[float]) -> Predictions:
     """Turn predictions of some items into predictions of the whole batch. places, units: of these items."""
     device = predictions.rows.device
-    weights = 1 / torch.tensor(units, dtype=torch.float64, device=device)[predictions.rows]
+    weights = 1 / placed(units, device, torch.float64)[predictions.rows]
     if predictions.weights is not None:
         weights = weights * predictions.weights
-    return replace(predictions, rows=torch.tensor(places, device=device)[predictions.rows], weights=weights)
+    return replace(predictions, rows=placed(places, device)[predictions.rows], weights=weights)

@@ -1,4 +1,4 @@
-"""What a run tells the world: its history file, its trackers, and whoever observes it."""
+"""A run's history file, its trackers, and its observer."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from foreword.training.processes import Processes
 
 
 class Journal:
-    """Events go to history.jsonl and the trackers on the main process, and to the observer of this one."""
+    """Events go to history.jsonl, the trackers and the observer, all on the main process.
+
+    A failure of any of them stops every process at the next exchange, as a failing write does.
+    """
 
     def __init__(self, folder: RunFolder, processes: Processes, accelerator: Any, observer: Observer | None) -> None:
         self._folder, self._processes, self._accelerator = folder, processes, accelerator
-        self._observer = observer if processes.main else None
+        self._observer = observer
 
     def tell(self, event: Event) -> None:
         if isinstance(event, Stepped):
             self.write(vars(event))
         elif isinstance(event, Validated):
             self.write({"step": event.step, "validation_loss": event.validation_loss})
-        if self._observer is not None:
-            self._observer(event)
+        observer = self._observer
+        if observer is not None:
+            self._processes.write(lambda: observer(event))
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row to the history, and its numbers to the trackers."""

@@ -22,7 +22,7 @@ from foreword.training.checkpoint import RunState, prune, save_checkpoint
 from foreword.training.folder import RunFolder
 from foreword.training.trained import Trained
 
-Told = Callable[[str, Path], None]  # what was saved, and where
+OnSaved = Callable[[str, Path], None]  # what was saved, and where
 
 
 class Keeper:
@@ -41,17 +41,17 @@ class Keeper:
         self._task, self._trained, self._config, self._folder = task, trained, config, folder
         self._rows, self._inputs = rows, inputs
 
-    def best(self, prefix: Prefix, state: RunState, told: Told) -> None:
+    def best(self, prefix: Prefix, state: RunState, on_saved: OnSaved) -> None:
         """Save the best so far: the prefix, beside it the task's head, and the LoRA if one is trained."""
         if self._task.name != "lm":
-            told("head", save_task(self._task, self._folder.head))
+            on_saved("head", save_task(self._task, self._folder.head))
         if self._config.train != "prefix":
             base = self._task.base
-            told("lora", save_lora(base.model, self._folder.lora))
+            on_saved("lora", save_lora(base.model, self._folder.lora))
             fingerprint = dataclasses.replace(prefix.base, weights=base.weights_hash())
             prefix = dataclasses.replace(prefix, base=fingerprint)
         recorded = prefix.with_record(self._config.method, self._record(state))
-        told("prefix", recorded.save(self._folder.prefix))
+        on_saved("prefix", recorded.save(self._folder.prefix))
 
     def checkpoint(self, optimizer: torch.optim.Optimizer, state: RunState) -> Path:
         """Save a checkpoint, and remove those that are too old."""

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from foreword.config import TrainConfig
-from foreword.data import Item
+from foreword.data import BadRow, Item
 from foreword.errors import InterruptedRunError, NonFiniteError
 from foreword.objectives import Objective
 from foreword.prefix import Prefix
 from foreword.tasks import Measuring, Predictions, Task, summed_loss
 from foreword.training.accelerator import start_trackers
 from foreword.training.activations import checkpointed_layers
-from foreword.training.checkpoint import RunState, load_checkpoint
-from foreword.training.events import Observer, Sampled, Saved, Stepped, Validated
+from foreword.training.checkpoint import RunState, load_checkpoint, read_state
+from foreword.training.events import Observer, Sampled, Saved, Started, Stepped, Validated
 from foreword.training.folder import RunFolder
 from foreword.training.journal import Journal
 from foreword.training.keeping import Keeper
@@ -86,8 +86,10 @@ class Loop:
         for tracker in self._accelerator.trackers:  # end_training would also end the process group
             tracker.finish()
 
-    def prepare(self, checkpoint: Path | None) -> None:
-        """Go on from `checkpoint`, or validate and save the prefix at step 0."""
+    def prepare(self, checkpoint: Path | None, bad_rows: Sequence[BadRow] = ()) -> None:
+        """Go on from `checkpoint`, or validate and save the prefix at step 0. bad_rows: to be told at the start."""
+        done = 0 if checkpoint is None else read_state(checkpoint)[0].step
+        self._journal.tell(Started(self._folder.path, self._total, done, tuple(bad_rows)))
         if checkpoint is not None:
             self.state = load_checkpoint(checkpoint, self._trained, self._update.optimizer)
             self._processes.write(lambda: self._folder.mend(self.state.step, self.state.validated))
@@ -147,7 +149,7 @@ class Loop:
 
     def _launch(self, unread: Unread, loss: Tensor) -> None:
         """Update without waiting for the device, then report the step before, which it has done meanwhile."""
-        later = self._update.launch(loss, meanwhile=self._read)
+        later = self._update.launch(loss, before_step=self._read)
         self.state = dataclasses.replace(self.state, step=unread.step)
         self._unread = unread._replace(later=later)
         self._stop_if(self._asked())
@@ -215,11 +217,11 @@ class Loop:
         else:
             changes = {"stale": self.state.stale + 1}
         self.state = dataclasses.replace(self.state, validated=step, **changes)
-        self._journal.tell(Validated(step, loss, best))
         if best:
             self._processes.write(lambda: self._keeper.best(prefix, self.state, self._tell_saved))
-        if self._config.samples and self._processes.main:
-            self._sample(prefix)
+        self._journal.tell(Validated(step, loss, best))
+        if self._config.samples and (self._processes.main or self._config.shard_base):
+            self._sample(prefix)  # a sharded base needs every process
 
     def _validation_loss(self, prefix: Prefix) -> float:
         part = self._processes.rank, self._processes.count
@@ -272,9 +274,11 @@ class Loop:
                 self._stop(number)
 
     def _stop(self, number: int) -> NoReturn:
-        self._read()
-        self._update.drop()
-        self._save()
+        try:
+            self._read()
+        finally:  # the run is saved even if its last step can't be told
+            self._update.drop()
+            self._save()
         self._processes.wait()
         raise InterruptedRunError(
             f"stopped by {WATCHED[WATCHED.index(number)].name} after step {self.state.step} of {self._total}; "

@@ -20,7 +20,7 @@ from foreword.tasks.mixture import MixtureItem
 
 
 @dataclass(frozen=True)
-class DataSet:
+class RunRows:
     """training, held_out: items of the task. bad: rows of both that can't be used."""
 
     training: list[Item]
@@ -90,12 +90,12 @@ def _settings(name: str, values: Any) -> dict[str, Any]:
     }
 
 
-def load_rows(task: Task[Any], config: TrainConfig) -> DataSet:
+def load_rows(task: Task[Any], config: TrainConfig) -> RunRows:
     """Read every row of a run; the task learns its labels from the training rows. Raises `DataError`."""
     most = config.max_tokens or task.base.max_positions - config.length
     if not isinstance(task, Mixture):
         return _load(task, config, config.data, config.validation, most)
-    whole = DataSet([], [], [])
+    whole = RunRows([], [], [])
     for name, single in task.tasks.items():
         values = config.mixture[name]
         data = _load(single, config, str(values["data"]), values.get("validation"), most)
@@ -106,20 +106,20 @@ def load_rows(task: Task[Any], config: TrainConfig) -> DataSet:
     return whole
 
 
-def _load(task: Task[Any], config: TrainConfig, data: str, validation: str | None, most: int) -> DataSet:
+def _load(task: Task[Any], config: TrainConfig, data: str, validation: str | None, most: int) -> RunRows:
     reading = Reading(max_tokens=most, max_bad_rows=config.max_bad_rows)
     task.learn(_Fields(data))
     items, bad = task.load(data, reading)
     if validation is not None:
         reading = replace(reading, limit=config.validation_rows, split="validation")
         measured, more = task.load(validation, reading)
-        return DataSet(items, measured, bad + more)
+        return RunRows(items, measured, bad + more)
     chosen = held_out(len(items), config.validation_rows or HELD_OUT, config.seed)
     if not chosen:
         raise ConfigError("validation", f"{len(items)} rows are too few to hold some out; name a validation file")
     left_out = set(chosen)
     kept = [item for index, item in enumerate(items) if index not in left_out]
-    return DataSet(kept, [items[index] for index in chosen], bad)
+    return RunRows(kept, [items[index] for index in chosen], bad)
 
 
 class _Fields:

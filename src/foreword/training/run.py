@@ -25,13 +25,13 @@ from foreword.settings import free_on_resume, to_dict, worked_out
 from foreword.tasks import Task
 from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.checkpoint import find_checkpoint, read_state
-from foreword.training.events import Finished, Observer, Started
+from foreword.training.events import Finished, Observer
 from foreword.training.folder import RunFolder
 from foreword.training.head import start_head
 from foreword.training.loop import Job, Loop
 from foreword.training.lora import restore_lora, trained_lora
 from foreword.training.processes import Processes
-from foreword.training.rows import DataSet, RowBatches, digest, load_rows, task_of
+from foreword.training.rows import RowBatches, RunRows, digest, load_rows, task_of
 from foreword.training.trained import Trained
 
 
@@ -76,7 +76,7 @@ class _Prepared:
 
     config: TrainConfig
     task: Task[Any]
-    rows: DataSet
+    rows: RunRows
     inputs: dict[str, str]
     producer: Producer
     initial: Prefix
@@ -113,7 +113,7 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
 def _prepare(method: Method, base: Base, config: TrainConfig, checkpoint: Path | None) -> _Prepared:
     """Read the rows, and make the prefix at step 0. Raises `ConfigError`, `DataError` and `CheckpointError`."""
     if checkpoint is not None:
-        config = _as_before(config, checkpoint)
+        config = _with_saved_settings(config, checkpoint)
     torch.manual_seed(config.seed)
     task = task_of(base, config)
     rows = load_rows(task, config)
@@ -121,7 +121,7 @@ def _prepare(method: Method, base: Base, config: TrainConfig, checkpoint: Path |
     if checkpoint is not None:
         _require_inputs(inputs, checkpoint)
     torch.manual_seed(config.seed)
-    _require_meaning(method, base, config, task)
+    _require_compatible(method, base, config, task)
     _require_reference(get_objective(config.objective), config, task)
     start = starting_point(base, rows.training, _beginning(config), task.labels, task.roles())
     producer = method.start(start, method.parse_options(config.options))
@@ -160,7 +160,7 @@ def _beginning(config: TrainConfig) -> Beginning:
     )
 
 
-def _resolved(config: TrainConfig, method: Method, task: Task[Any], rows: DataSet) -> TrainConfig:
+def _resolved(config: TrainConfig, method: Method, task: Task[Any], rows: RunRows) -> TrainConfig:
     """What the run comes to; saved, so that it can be done again."""
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch(len(rows.training), config.batch_size))
     lr = method.default_lr if config.lr is None else config.lr
@@ -173,12 +173,9 @@ def _folder(config: TrainConfig, checkpoint: Path | None, processes: Processes) 
     return RunFolder(processes.from_main(lambda: RunFolder.create(config).path))
 
 
-def _run(job: Job, accelerator: Any, rows: DataSet, checkpoint: Path | None, observer: Observer | None) -> Loop:
-    done = 0 if checkpoint is None else read_state(checkpoint)[0].step
-    if observer is not None:
-        observer(Started(job.folder.path, int(job.config.steps or 1), done, tuple(rows.bad)))
+def _run(job: Job, accelerator: Any, rows: RunRows, checkpoint: Path | None, observer: Observer | None) -> Loop:
     with Loop(job, accelerator, observer) as loop:
-        loop.prepare(checkpoint)
+        loop.prepare(checkpoint, rows.bad)
         loop.run()
     return loop
 
@@ -198,7 +195,7 @@ def _result(loop: Loop, folder: RunFolder, initial: Prefix, observer: Observer |
     )
 
 
-def _digests(rows: DataSet, base: Base) -> dict[str, str]:
+def _digests(rows: RunRows, base: Base) -> dict[str, str]:
     """What the result depends on, beside the settings."""
     return {
         "data": digest(rows.training),
@@ -213,6 +210,8 @@ def _require_reference(objective: Objective, config: TrainConfig, task: Task[Any
         return
     if task.head is not None:
         reason = f"task {task.name} trains a head, and the plain base has none"
+    elif task.places:
+        reason = "the template has places for virtual tokens ([V]), which the plain base can't fill"
     elif config.train != "prefix":
         reason = "the base's LoRA is trained too"
     else:
@@ -220,7 +219,7 @@ def _require_reference(objective: Objective, config: TrainConfig, task: Task[Any
     raise ConfigError("objective", f"{objective.name} compares with the plain base, but {reason}")
 
 
-def _require_meaning(method: Method, base: Base, config: TrainConfig, task: Task[Any]) -> None:
+def _require_compatible(method: Method, base: Base, config: TrainConfig, task: Task[Any]) -> None:
     """Raise `ConfigError` for settings that have no meaning together."""
     kind = method.kind(base.model)
     if config.shard_base and (kind.reads_input or config.init == "mean"):
@@ -239,7 +238,7 @@ def _require_meaning(method: Method, base: Base, config: TrainConfig, task: Task
         raise ConfigError("template", f"has {places} places for virtual tokens ([V]), but {meant}")
 
 
-def _as_before(config: TrainConfig, checkpoint: Path) -> TrainConfig:
+def _with_saved_settings(config: TrainConfig, checkpoint: Path) -> TrainConfig:
     """`config` with what it leaves open taken from the run it resumes. Raises `CheckpointError` naming the
     first setting in which it would differ."""
     _, recorded, _ = read_state(checkpoint)

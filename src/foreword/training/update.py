@@ -30,7 +30,7 @@ class Update:
     ) -> None:
         self.parameters = [parameter for group in groups for parameter in group.parameters]
         self.optimizer = torch.optim.AdamW(
-            [{"params": group.parameters, "factor": (group.lr or lr) / lr} for group in groups],
+            [{"params": group.parameters, "factor": 1.0 if group.lr is None else group.lr / lr} for group in groups],
             lr=lr,
             weight_decay=weight_decay,
             fused=True if late else None,
@@ -55,15 +55,15 @@ class Update:
             self.drop()
         return what
 
-    def launch(self, loss: Tensor, meanwhile: Callable[[], None]) -> Later:
+    def launch(self, loss: Tensor, before_step: Callable[[], None]) -> Later:
         """Update without waiting for the device. Returns loss and gradient norm, on their way to the host.
 
-        The device itself leaves the parameters alone if one of the two is not finite. meanwhile: called before the
+        The device itself leaves the parameters alone if one of the two is not finite. before_step: called before the
         update is launched; what it raises prevents the update.
         """
         norm = self._clipped_norm()
         later = Later(loss, norm)
-        meanwhile()
+        before_step()
         guard(self.optimizer, loss, norm)
         self._step()
         return later
