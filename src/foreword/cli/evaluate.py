@@ -37,8 +37,10 @@ def command(
     config = _config(data, prefix, model, flags)
     if answers is not None:
         _require_answers(answers, config)
+    from foreword.evaluation import evaluate, require_metrics
+
+    require_metrics(config.metrics or ())
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
-    from foreword.evaluation import evaluate
 
     with common.bar(common.err(), quiet=json) as update:
         result = evaluate(base, config, progress=update)

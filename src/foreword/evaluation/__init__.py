@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from foreword.evaluation.run import EvalResult, Progress, evaluate, evaluate_items
+from foreword.evaluation.run import EvalResult, Progress, evaluate, evaluate_items, require_metrics
 
-__all__ = ["EvalResult", "Progress", "evaluate", "evaluate_items"]
+__all__ = ["EvalResult", "Progress", "evaluate", "evaluate_items", "require_metrics"]

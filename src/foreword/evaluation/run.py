@@ -12,7 +12,7 @@ from foreword.data import BadRow, Reading
 from foreword.errors import ConfigError
 from foreword.evaluation.task import trained_task
 from foreword.prefix import Prefix
-from foreword.tasks import Measuring, Task, summed_loss
+from foreword.tasks import TASKS, Measuring, Task, summed_loss
 
 Progress = Callable[[str, int, int], None]  # what is done, rows done, rows in all
 
@@ -62,6 +62,14 @@ def evaluate(
     measuring = Measuring(config.batch_size, config.max_new_tokens)
     result = evaluate_items(task, items, prefix, metrics, measuring, progress)
     return replace(result, bad_rows=tuple(bad))
+
+
+def require_metrics(metrics: Sequence[str]) -> None:
+    """Raise `ConfigError` for a metric that no task has. It needs no base, which may take long to load."""
+    known = list(dict.fromkeys(metric for task in TASKS.values() for metric in task.metrics))
+    for metric in metrics:
+        if metric not in known:
+            raise ConfigError("metrics", f"{metric!r} is not known; choose from {', '.join(known)}")
 
 
 def evaluate_items(
