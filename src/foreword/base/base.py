@@ -10,8 +10,7 @@ from torch import Tensor
 from foreword.base import compose
 from foreword.base.frozen import FrozenModel, Prefixes
 from foreword.base.generation import generate_texts
-from foreword.base.inputs import Inputs, inputs_for
-from foreword.errors import BatchMismatchError
+from foreword.base.inputs import Inputs, inputs_for, prefix_per_prompt
 from foreword.prefix import Prefix
 
 
@@ -39,10 +38,7 @@ class Base(FrozenModel):
 
         Rows of decoders are padded on the left, rows of other models on the right.
         """
-        rows = [prefix] * len(prompts) if prefix is None or isinstance(prefix, Prefix) else list(prefix)
-        if len(rows) != len(prompts):
-            raise BatchMismatchError(f"{len(prompts)} prompts, but {len(rows)} prefixes; give one per prompt")
-        return inputs_for(self, prompts, rows)
+        return inputs_for(self, prompts, prefix_per_prompt(prefix, len(prompts)))
 
     def generate(
         self,

@@ -10,9 +10,9 @@ import torch
 
 from foreword.base.cache import growing_cache
 from foreword.base.frozen import FrozenModel
-from foreword.base.inputs import padded, ready
+from foreword.base.inputs import padded, prefix_per_prompt, ready
 from foreword.base.rendering import Renderer
-from foreword.errors import BatchMismatchError, ConfigError
+from foreword.errors import ConfigError
 from foreword.prefix import Prefix
 
 _CACHE_OPTIONS = {"past_key_values", "cache_implementation", "use_cache"}
@@ -37,9 +37,7 @@ def generate_texts(
         raise ConfigError("tokenizer", f"{base.name} has none; load the base with foreword.load")
     if options.get("num_return_sequences", 1) != 1:
         raise ConfigError("num_return_sequences", "must be 1 here; attach and call base.model.generate for more")
-    rows = [prefix] * len(prompts) if prefix is None or isinstance(prefix, Prefix) else list(prefix)
-    if len(rows) != len(prompts):
-        raise BatchMismatchError(f"{len(prompts)} prompts, but {len(rows)} prefixes; give one per prompt")
+    rows = prefix_per_prompt(prefix, len(prompts))
     prepared = [_prepare(base, prompt, row, template) for prompt, row in zip(prompts, rows, strict=True)]
     answers = generate_texts_of(base, prepared, rows, options, batch_size, progress or (lambda done: None))
     return [answer.strip() for answer in answers]

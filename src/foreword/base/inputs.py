@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from foreword.base.frozen import FrozenModel
+from foreword.base.frozen import FrozenModel, Prefixes
 from foreword.base.rendering import PLACE_ID
-from foreword.errors import PrefixMismatchError, UnsupportedModelError
+from foreword.errors import BatchMismatchError, PrefixMismatchError, UnsupportedModelError
 from foreword.placing import placed
 from foreword.prefix import Prefix
 
@@ -22,6 +22,14 @@ class Inputs(NamedTuple):
 
     rows: list[Prefix | None]
     tensors: dict[str, Tensor]
+
+
+def prefix_per_prompt(prefix: Prefixes, count: int) -> list[Prefix | None]:
+    """Return one prefix for each of `count` prompts. Raises `BatchMismatchError` if `prefix` lists another number."""
+    rows = [prefix] * count if prefix is None or isinstance(prefix, Prefix) else list(prefix)
+    if len(rows) != count:
+        raise BatchMismatchError(f"{count} prompts, but {len(rows)} prefixes; give one per prompt")
+    return rows
 
 
 def inputs_for(base: FrozenModel, prompts: Sequence[str] | Sequence[Ids], rows: Sequence[Prefix | None]) -> Inputs:

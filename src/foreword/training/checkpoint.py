@@ -92,7 +92,10 @@ def find_checkpoint(path: Path) -> Path:
 
 def read_state(path: Path) -> tuple[RunState, dict[str, Any], dict[str, Any]]:
     """(where the run stands, config, digests of inputs) of a checkpoint. Raises `CheckpointError` if it is damaged."""
-    manifest = _manifest(path)
+    return _parsed(path, _manifest(path))
+
+
+def _parsed(path: Path, manifest: dict[str, Any]) -> tuple[RunState, dict[str, Any], dict[str, Any]]:
     try:
         return RunState(**manifest["progress"]), dict(manifest["config"]), dict(manifest["inputs"])
     except (KeyError, TypeError) as error:
@@ -115,12 +118,13 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def load_checkpoint(path: Path, trained: Trained, optimizer: torch.optim.Optimizer) -> RunState:
     """Put a checkpoint's tensors into `trained`, `optimizer` and the random generators."""
-    state, _, _ = read_state(path)
+    manifest = _manifest(path)
+    state, _, _ = _parsed(path, manifest)
     try:
         tensors = load_file(path / TENSORS)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path / TENSORS} can't be read: {error}") from error
-    if _manifest(path)["version"] == 3:
+    if manifest["version"] == 3:
         tensors = trained.from_version_3(tensors)
     parameters = {name: tensor for name, tensor in tensors.items() if not name.startswith(("optimizer.", "random."))}
     try:

@@ -21,7 +21,7 @@ from foreword.prefix import Prefix
 from foreword.tasks import Measuring, Predictions, Task, summed_loss
 from foreword.training.accelerator import start_trackers
 from foreword.training.activations import checkpointed_layers
-from foreword.training.checkpoint import RunState, load_checkpoint, read_state
+from foreword.training.checkpoint import RunState, load_checkpoint
 from foreword.training.events import Observer, Sampled, Saved, Started, Stepped, Validated
 from foreword.training.folder import RunFolder
 from foreword.training.journal import Journal
@@ -88,10 +88,10 @@ class Loop:
 
     def prepare(self, checkpoint: Path | None, bad_rows: Sequence[BadRow] = ()) -> None:
         """Go on from `checkpoint`, or validate and save the prefix at step 0. bad_rows: to be told at the start."""
-        done = 0 if checkpoint is None else read_state(checkpoint)[0].step
-        self._journal.tell(Started(self._folder.path, self._total, done, tuple(bad_rows)))
         if checkpoint is not None:
             self.state = load_checkpoint(checkpoint, self._trained, self._update.optimizer)
+        self._journal.tell(Started(self._folder.path, self._total, self.state.step, tuple(bad_rows)))
+        if checkpoint is not None:
             self._processes.write(lambda: self._folder.mend(self.state.step, self.state.validated))
             if self._validation_due():  # the run was stopped between an update and its validation
                 self._validate()

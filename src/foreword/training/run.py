@@ -112,14 +112,16 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
 
 def _prepare(method: Method, base: Base, config: TrainConfig, checkpoint: Path | None) -> _Prepared:
     """Read the rows, and make the prefix at step 0. Raises `ConfigError`, `DataError` and `CheckpointError`."""
+    saved_inputs = None
     if checkpoint is not None:
-        config = _with_saved_settings(config, checkpoint)
+        _, recorded, saved_inputs = read_state(checkpoint)
+        config = _with_saved_settings(config, checkpoint, recorded)
     torch.manual_seed(config.seed)
     task = task_of(base, config)
     rows = load_rows(task, config)
     inputs = _digests(rows, base)
-    if checkpoint is not None:
-        _require_inputs(inputs, checkpoint)
+    if saved_inputs is not None:
+        _require_inputs(inputs, checkpoint, saved_inputs)
     torch.manual_seed(config.seed)
     _require_compatible(method, base, config, task)
     _require_reference(get_objective(config.objective), config, task)
@@ -238,10 +240,9 @@ def _require_compatible(method: Method, base: Base, config: TrainConfig, task: T
         raise ConfigError("template", f"has {places} places for virtual tokens ([V]), but {meant}")
 
 
-def _with_saved_settings(config: TrainConfig, checkpoint: Path) -> TrainConfig:
+def _with_saved_settings(config: TrainConfig, checkpoint: Path, recorded: dict[str, Any]) -> TrainConfig:
     """`config` with what it leaves open taken from the run it resumes. Raises `CheckpointError` naming the
     first setting in which it would differ."""
-    _, recorded, _ = read_state(checkpoint)
     saved = to_dict(TrainConfig()) | recorded  # settings that are newer than the run were at their defaults
     left_open: dict[str, Any] = {
         name: saved.get(name) for name in worked_out(TrainConfig) if getattr(config, name) is None
@@ -255,9 +256,8 @@ def _with_saved_settings(config: TrainConfig, checkpoint: Path) -> TrainConfig:
     return config
 
 
-def _require_inputs(inputs: dict[str, str], checkpoint: Path) -> None:
+def _require_inputs(inputs: dict[str, str], checkpoint: Path | None, saved: dict[str, Any]) -> None:
     """Raise `CheckpointError` if the rows or the base's weights are not those of the run."""
-    _, _, saved = read_state(checkpoint)
     for name, value in inputs.items():
         if saved.get(name) != value:
             raise CheckpointError(f"{checkpoint} was made with other {name}; resume with the same, or start a new run")
