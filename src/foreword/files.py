@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 from foreword.errors import StorageError
 
+MOST_JSON = 16 * 2**20  # bytes of a JSON file that Foreword itself writes; real ones have a few thousand
 _EXCHANGE = 2  # renameat2(2): swap two names in one step
 _AT_FDCWD = -100
 
@@ -24,6 +26,65 @@ def cache_folder() -> Path:
     if explicit := os.environ.get("FOREWORD_CACHE"):
         return Path(explicit)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foreword"
+
+
+class Unreadable(ValueError):
+    """A file can't be read. The text says why, in a few words without the file's name."""
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most `most` bytes. Raises `Unreadable`, also for a pipe or a device.
+
+    A larger file is refused before anything is read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise Unreadable(f"can't be opened: {getattr(error, 'strerror', None) or error}") from error
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise Unreadable("is not a regular file")
+    with os.fdopen(handle, "rb") as file:
+        if found.st_size > most:
+            raise Unreadable(f"has {found.st_size:,} bytes; at most {most:,} are read")
+        try:
+            data = file.read(most + 1)
+        except OSError as error:
+            raise Unreadable(f"can't be read: {error.strerror or error}") from error
+    if len(data) > most:  # it grew in the meantime, or its size is not known (/proc)
+        raise Unreadable(f"has more than {most:,} bytes")
+    return data
+
+
+def read_text(path: Path, most: int) -> str:
+    """Return the UTF-8 text of a regular file of at most `most` bytes. Raises `Unreadable`."""
+    try:
+        return read_bytes(path, most).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"is not valid UTF-8 (byte {error.start})") from error
+
+
+def read_json(path: Path, most: int = MOST_JSON) -> Any:
+    """Return the value in a JSON file of at most `most` bytes.
+
+    Raises `Unreadable`, also for NaN and infinity, for values nested too deep and for numbers of thousands of digits.
+    """
+    return parse_json(read_text(path, most))
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text. Raises `Unreadable`; see `read_json`."""
+    try:
+        return json.loads(text, parse_constant=_refused_constant)
+    except RecursionError as error:
+        raise Unreadable("is nested too deep") from error
+    except ValueError as error:  # also JSONDecodeError, and numbers of thousands of digits
+        raise Unreadable(f"is not valid JSON: {error}") from error
+
+
+def _refused_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def fsync(path: Path) -> None:

@@ -99,8 +99,14 @@ DAMAGE = {
     "slot of nothing": (lambda m: m["slots"].update({"decoder.0": None}), "needs a 'shape'"),
     "merge": (lambda m: m.update(merge="magic"), "merge 'magic'"),
     "base": (lambda m: m["base"].pop("hidden_size"), r"base\.hidden_size"),
-    "base field": (lambda m: m["base"].update(colour="red"), r"base\.colour"),
+    "base field": (lambda m: m["base"].update(support=3), r"base\.support"),
 }
+
+
+def test_fields_of_a_newer_version_are_ignored(tmp_path) -> None:
+    folder = small().save(tmp_path / "p")
+    edit(folder, lambda m: (m.update(colour="red"), m["base"].update(colour="red")))
+    assert Prefix.load(folder).digest == small().digest
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

@@ -33,7 +33,8 @@ class Fingerprint:
 
     weights: a hash of the base's stored checkpoint, taken before any cast, so that it is the same
     for a float32 and a bfloat16 load; None if it is unknown. quantisation: the form that the
-    weights were dequantised from, for instance "Q4_1"; None for original weights.
+    weights were dequantised from, for instance "Q4_1"; None for original weights. support: "verified at load" if the
+    architecture is outside the table and was tried when the base was loaded; None for an architecture of the table.
     """
 
     architecture: str
@@ -44,6 +45,7 @@ class Fingerprint:
     weights: str | None = None
     source: str | None = None
     quantisation: str | None = None
+    support: str | None = None
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -53,19 +55,19 @@ class Fingerprint:
 
     @classmethod
     def from_manifest(cls, values: Mapping[str, Any], origin: str) -> Fingerprint:
-        """Make the fingerprint that a manifest holds. origin: the file, for errors. Raises `PrefixFormatError`."""
-        known = {item.name for item in fields(cls)}
-        if unknown := set(values) - known:
-            raise PrefixFormatError(f"{origin}: base.{min(unknown)} is not known")
+        """Make the fingerprint that a manifest holds. Fields that a newer version has added are ignored.
+
+        origin: the file, for errors. Raises `PrefixFormatError`.
+        """
         texts, numbers = ("architecture", "model_type"), ("hidden_size", "num_layers", "vocab_size")
         for name in (*texts, *numbers):
             expected = str if name in texts else int
             if type(value := values.get(name)) is not expected:
                 raise PrefixFormatError(f"{origin}: base.{name} must be a {expected.__name__}, got {value!r:.60}")
-        for name in ("weights", "source", "quantisation"):
+        for name in ("weights", "source", "quantisation", "support"):
             if not isinstance(values.get(name), str | None):
                 raise PrefixFormatError(f"{origin}: base.{name} must be text or null")
-        return cls(**values)
+        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
 
 
 @dataclass(frozen=True, eq=False)
