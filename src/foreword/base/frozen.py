@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -19,6 +19,8 @@ from foreword.models.weights import hash_parameters
 from foreword.prefix import KV, Fingerprint, Prefix
 
 Prefixes = Prefix | None | Sequence[Prefix | None]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class FrozenModel:
@@ -123,8 +125,13 @@ class FrozenModel:
         packed: tokens of each row, if the model is called with all rows one after another in a single row,
         `input_ids [1, Σ tokens]`, without padding, mask or cache. A token then sees only its own row.
 
-        The end of the block restores the model exactly, also after an exception. An inner attach replaces
-        the outer one until it ends. Gradients flow into the prefix's tensors that require them.
+        What is attached belongs to the context (`contextvars`): to this thread, or to this asyncio task and the tasks
+        made in the block. All others see the plain base, bit for bit, or what they have attached themselves; any
+        number of blocks may be open on one base. `carry` takes an attachment to a thread.
+
+        The end of the block restores the model exactly, also after an exception. Tasks and threads that outlive the
+        block keep what they were given. An inner attach replaces the outer one until it ends. Gradients flow into
+        the prefix's tensors that require them.
         Raises `PrefixMismatchError` for another base's shapes; warns (`WeightsMismatchWarning`, once for
         each prefix) for other weights of the same shapes.
         """
@@ -132,13 +139,26 @@ class FrozenModel:
             yield self
 
     def switch(self, prefix: Prefixes) -> None:
-        """Replace the attached prefix by `prefix`, until the open `attach` ends.
+        """Replace the attached prefix by `prefix`, until the open `attach` ends, for this thread or task alone.
 
         This is far cheaper than a new attach: the model is not changed, and a prefix in the base's dtype and on its
         device is not copied. prefix: as for `attach`. Raises `AttachError` if nothing is attached, and the errors of
         `attach`.
         """
         attach.switch(self.model, self._model_slots, self._checked(prefix))
+
+    def carry(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        """Return `function`, to be called in another thread with what is attached here.
+
+            with base.attach(prefix):
+                thread = Thread(target=base.carry(answer), args=(question,))
+
+        A new thread has an empty context, in which nothing is attached; so do the threads of an executor.
+        `asyncio.to_thread` and new asyncio tasks carry by themselves, and so does `base.model.generate` when it is
+        given to a thread: streamers of Transformers work as they always do. The call may begin or go on after the block
+        has ended. Raises `AttachError` if nothing is attached.
+        """
+        return attach.carried(self.model, self._model_slots, function)
 
     def _checked(self, prefix: Prefixes) -> list[Prefix | None]:
         """Return one entry per row, or one for all. Raises the errors of `require_fit`."""
