@@ -12,7 +12,7 @@ from weakref import WeakSet
 import torch
 
 from foreword import attach
-from foreword.errors import PositionError, PrefixMismatchError, WeightsMismatchWarning
+from foreword.errors import AttachError, PositionError, PrefixMismatchError, WeightsMismatchWarning
 from foreword.models.lora import carries_lora, combined_hash, without_lora
 from foreword.models.slots import ModelSlots, Slot, embedding_width, find_slots
 from foreword.models.weights import hash_parameters
@@ -50,6 +50,20 @@ class FrozenModel:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {len(self.slots)} slots, {self.dtype}, {self.device})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied: the model with its weights, and the hash of its checkpoint.
+
+        Raises `AttachError` while something is attached, by whomever.
+        """
+        if attach.installed(self.model):
+            raise AttachError(f"{self.name} has a prefix attached; end the attach before the base is copied or pickled")
+        known = self._weights_hash
+        given = None if known is None else partial(str, known())
+        return self.__dict__ | {"_fitting": None, "_weights_hash": given}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_fitting": WeakSet()})
 
     @property
     def slots(self) -> tuple[Slot, ...]:
