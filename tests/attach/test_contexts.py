@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -185,6 +186,28 @@ def test_streaming_as_transformers_documents_it(inside: bool) -> None:
     assert text == base.tokenizer.decode(expected[0, ids.shape[1] :])
     gc.collect()
     assert traces(base.model) == []
+
+
+def test_texts_are_generated_side_by_side() -> None:
+    base = tiny_base("llama")
+    rows = [trained_like(base, 5), [trained_like(base, 4, seed=2), None], None]
+    prompts = ["one prompt", "a second, longer one"]
+    expected = [base.generate(prompts, prefix, max_new_tokens=8) for prefix in rows]
+    jobs = [
+        lambda prefix=prefix: [base.generate(prompts, prefix, max_new_tokens=8) for _ in range(4)] for prefix in rows
+    ]
+    assert together(jobs) == [[answers] * 4 for answers in expected]
+    assert expected[0] != expected[2]
+
+
+def test_the_class_of_a_model_still_has_its_generate() -> None:
+    base = tiny_base("llama")
+    with base.attach(trained_like(base, 5)):
+        kind: Any = type(base.model)
+        assert kind.generate is kind.__mro__[2].generate
+    encoder = tiny_base("bert")
+    with encoder.attach(trained_like(encoder, 5)):
+        assert not hasattr(encoder.model, "generate")
 
 
 def test_a_bound_generate_follows_its_own_context() -> None:

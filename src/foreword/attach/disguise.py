@@ -46,7 +46,9 @@ class _Generate:
     """
 
     def __get__(self, model: Any, kind: type[Any]) -> Any:
-        own = super(ContextualModel, model).generate  # type: ignore[misc]
+        own = super(ContextualModel, kind if model is None else model).generate  # type: ignore[misc]
+        if model is None:
+            return own
         state: State = model._foreword_state
         attachment, home = state.current, threading.get_ident()
         if attachment is None:
