@@ -190,12 +190,16 @@ def test_streaming_as_transformers_documents_it(inside: bool) -> None:
 
 def test_texts_are_generated_side_by_side() -> None:
     base = tiny_base("llama")
-    rows = [trained_like(base, 5), [trained_like(base, 4, seed=2), None], None]
-    prompts = ["one prompt", "a second, longer one"]
-    expected = [base.generate(prompts, prefix, max_new_tokens=8) for prefix in rows]
-    jobs = [
-        lambda prefix=prefix: [base.generate(prompts, prefix, max_new_tokens=8) for _ in range(4)] for prefix in rows
-    ]
+    rows: list[Prefixes] = [trained_like(base, 5), [trained_like(base, 4, seed=2), None], None]
+
+    def texts(prefix: Prefixes) -> list[str]:
+        return base.generate(["one prompt", "a second, longer one"], prefix, max_new_tokens=8)
+
+    def often(prefix: Prefixes) -> list[list[str]]:
+        return [texts(prefix) for _ in range(4)]
+
+    expected = [texts(prefix) for prefix in rows]
+    jobs = [partial(often, prefix) for prefix in rows]
     assert together(jobs) == [[answers] * 4 for answers in expected]
     assert expected[0] != expected[2]
 
