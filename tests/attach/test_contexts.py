@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import TextIteratorStreamer
 
 from context_helpers import in_thread, together, traces
 from foreword.attach.function import IMPLEMENTATION
+from foreword.base.frozen import Prefixes
 from foreword.errors import AttachError
 from parity_helpers import CONTROL, make_batch, outputs, run
 from tiny import random_batch, relative, tiny_base, trained_like
