@@ -32,4 +32,4 @@ def traces(model: nn.Module) -> list[str]:
     found = [name for name, module in model.named_modules() if module._forward_pre_hooks or module._forward_hooks]
     found += [name for name, module in model.named_modules() if any("foreword" in key for key in vars(module))]
     configs = [config for module in model.modules() if (config := getattr(module, "config", None)) is not None]
-    return found + [str(type(thing)) for thing in (model, *configs) if hasattr(type(thing), "_foreword_state")]
+    return found + [str(type(thing)) for thing in (model, *configs) if "foreword" in str(type(thing).__mro__)]

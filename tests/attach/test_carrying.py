@@ -8,7 +8,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -67,16 +66,18 @@ def test_texts_are_generated_side_by_side() -> None:
 
 def test_the_class_of_a_model_still_has_its_generate() -> None:
     base = tiny_base("llama")
+    own = type(base.model)
     with base.attach(trained_like(base, 5)):
-        kind: Any = type(base.model)
-        assert kind.generate is kind.__mro__[2].generate
+        assert type(base.model) is not own
+        assert type(base.model).generate is own.generate
+        assert type(base.model).__name__ == own.__name__
     encoder = tiny_base("bert")
     with encoder.attach(trained_like(encoder, 5)):
         assert not hasattr(encoder.model, "generate")
 
 
 def test_a_bound_generate_follows_its_own_context() -> None:
-    """Kept and called where it was looked up, it is like any other call."""
+    """What the caller has attached counts; else what was attached where it was looked up, as for `carry`."""
     base = tiny_base("llama")
     a, b, ids = trained_like(base, 5), trained_like(base, 4, seed=2), random_batch([7])["input_ids"]
     options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
@@ -85,13 +86,14 @@ def test_a_bound_generate_follows_its_own_context() -> None:
         with base.attach(rows):
             return base.model.generate(ids, **options)
 
-    plain, of_b = base.model.generate(ids, **options), tokens(b)
+    plain, of_a, of_b = base.model.generate(ids, **options), tokens(a), tokens(b)
     with base.attach(a):
         generate = base.model.generate
         base.switch(b)
         assert torch.equal(generate(ids, **options), of_b)
-    assert torch.equal(generate(ids, **options), plain)
-    assert not torch.equal(of_b, plain)
+    assert torch.equal(base.model.generate(ids, **options), plain)
+    assert torch.equal(generate(ids, **options), of_a)
+    assert not any(torch.equal(one, other) for one, other in ((plain, of_a), (plain, of_b), (of_a, of_b)))
 
 
 def test_carry_takes_an_attachment_to_any_thread() -> None:
@@ -119,8 +121,8 @@ def test_carry_takes_an_attachment_to_any_thread() -> None:
         base.carry(answer)
 
 
-def test_copies_made_while_something_is_attached_are_plain() -> None:
-
+def test_copies_made_while_something_is_attached() -> None:
+    """Those of a config are plain; a model has hooks on it, so it is not copied."""
     base = tiny_base("llama")
     config = base.model.config
     with base.attach(trained_like(base, 5)):
@@ -129,4 +131,16 @@ def test_copies_made_while_something_is_attached_are_plain() -> None:
             assert made._attn_implementation == "sdpa"
         assert type(config).__name__ == "LlamaConfig"
         assert "foreword" not in str(config.to_dict())
+        with pytest.raises(AttachError, match="end the attach before"):
+            copy.deepcopy(base.model)
     assert type(made) is type(config)
+
+
+def test_a_model_made_from_the_config_of_an_attached_one() -> None:
+    base, batch = tiny_base("llama"), random_batch([7])
+    with torch.no_grad():
+        plain = outputs(base.model, batch)
+        with base.attach(trained_like(base, 5)):
+            type(base.model)(base.model.config)
+        assert base.model.config._attn_implementation == "sdpa"
+        assert torch.equal(outputs(base.model, batch), plain)

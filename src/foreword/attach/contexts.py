@@ -13,12 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, ClassVar
+from weakref import finalize
 
 from foreword.attach.attachment import Attachment
 
 
 class Block:
-    """One `with` block. The hooks on its model stay as long as a context holds it."""
+    """One `with` block. `close` is called when it is garbage: no context holds it.
+
+    over: it ended in another context than it began in, as the block of a generator may. Then it has no effect on any.
+    """
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self.over = False
+        self.close = finalize(self, close)
+        self.close.atexit = False
 
 
 class Attached:
@@ -52,7 +61,7 @@ def current(owner: str) -> Attachment | None:
     Links are compared by the owners' names, since torch.compile guards texts, but not identities.
     """
     link = _END.innermost
-    while link.owner and link.owner != owner:
+    while link.owner and (link.owner != owner or link.block.over):
         link = link.outer
     attachment: Attachment | None = link.attachment
     return attachment
@@ -60,17 +69,24 @@ def current(owner: str) -> Attachment | None:
 
 def enter(owner: str, attachment: Attachment, block: Block) -> None:
     """Make `attachment` current in this context, until `leave(block)`."""
-    _INNERMOST.set(Attached(owner, attachment, block, _END.innermost))
+    _INNERMOST.set(Attached(owner, attachment, block, _living(_END.innermost)))
 
 
 def replace(owner: str, attachment: Attachment) -> None:
     """Put `attachment` in the place of the current one of `owner`, in this context alone."""
-    _INNERMOST.set(_rebuilt(_END.innermost, lambda link: link.owner == owner, attachment))
+    _INNERMOST.set(_rebuilt(_END.innermost, lambda link: link.owner == owner and not link.block.over, attachment))
 
 
 def leave(block: Block) -> None:
-    """Take the link of `block` out of this context. Nothing happens in a context that has none."""
-    _INNERMOST.set(_rebuilt(_END.innermost, lambda link: link.block is block, None))
+    """End `block`: take its link out of this context. If there is none here, the block is over in all contexts."""
+    link = _END.innermost
+    while link.owner and link.block is not block:
+        link = link.outer
+    if link.owner:
+        _INNERMOST.set(_rebuilt(_END.innermost, lambda link: link.block is block, None))
+    else:
+        block.over = True
+        block.close()
 
 
 def _rebuilt(
@@ -82,3 +98,10 @@ def _rebuilt(
     if not chosen(link):
         return Attached(link.owner, link.attachment, link.block, _rebuilt(link.outer, chosen, attachment))
     return link.outer if attachment is None else Attached(link.owner, attachment, link.block, link.outer)
+
+
+def _living(link: Attached | _End) -> Attached | _End:
+    """Return the chain from its first link on whose block is not over."""
+    while isinstance(link, Attached) and link.block.over:
+        link = link.outer
+    return link

@@ -13,13 +13,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary, finalize, ref
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
 from foreword.attach import cached, contexts, function, positions, recompute, virtual
 from foreword.attach.attachment import Attachment
-from foreword.attach.disguise import ContextualConfig, ContextualModel, disguised
+from foreword.attach.disguise import config_disguise, model_disguise
 from foreword.attach.entry import Entry, by_name, parameters_of
 from foreword.attach.state import State
 from foreword.attention.call import AttentionCall
@@ -36,13 +36,12 @@ class Injector:
     def __init__(self, model: nn.Module, slots: ModelSlots) -> None:
         self.state = State(self.active)
         self._model, self._slots = ref(model), slots
-        self._stacks = [model.get_submodule(stack.path) for stack in slots.stacks]
+        self._stacks: list[nn.Module] = []
         self._hooks: list[Any] = []
         self._classes: list[tuple[Any, type[Any]]] = []  # (object, its own class) of what is disguised
-        self._disguises: dict[
-            int, tuple[type[Any], type[Any]]
-        ] = {}  # id → (own class, disguise), kept for the next time
-        self._blocks: set[object] = set()  # one for each open block; empty: nothing is installed
+        self._disguises: dict[type[Any], type[Any]] = {}  # by own class, for the next time
+        self._blocks: set[object] = set()  # one for each open block
+        self.installed = False
         self._watches_tables = False  # True while the embedding tables are hooked
 
     def open(self) -> contexts.Block:
@@ -50,20 +49,24 @@ class Injector:
         key = object()
         with _LOCK:
             self._blocks.add(key)
-            block = contexts.Block()
-            finalize(block, self._close, key).atexit = False
-            if len(self._blocks) == 1:
-                self._install()
+            block = contexts.Block(functools.partial(self._close, key))
+            if not self.installed:
+                try:
+                    self._install()
+                except BaseException:
+                    self._remove()
+                    block.close()
+                    raise
         return block
 
     def _close(self, key: object) -> None:
         with _LOCK:
             self._blocks.discard(key)
-            model = self._model()
-            if not self._blocks and model is not None:
-                self._remove(model)
+            if not self._blocks and self.installed:
+                self._remove()
 
     def _install(self) -> None:
+        self.installed = True
         model = self._model()
         if model is None:
             raise AttachError("the model no longer exists")
@@ -73,7 +76,7 @@ class Injector:
             self._hooks.append(module.register_forward_pre_hook(entry.before, with_kwargs=True))
             if entry.view is not None:
                 self._hooks.append(module.register_forward_hook(entry.view.put_back))
-        self._disguise(model, ContextualModel)
+        self._disguise(model, model_disguise)
         if self._slots.route == "attention":
             self._install_function(model)
 
@@ -84,17 +87,16 @@ class Injector:
         if model.config.get_text_config() is not model.config:
             self._hooks.append(model.register_forward_pre_hook(self._count_positions, with_kwargs=True))
         for config in _configs(self._stacks):
-            self._disguise(config, ContextualConfig)
+            self._disguise(config, config_disguise)
 
-    def _disguise(self, thing: Any, mixin: type[Any]) -> None:
+    def _disguise(self, thing: Any, make: Callable[[type[Any], State], type[Any]]) -> None:
         own = type(thing)
-        known = self._disguises.get(id(thing))
-        if known is None or known[0] is not own:
-            known = self._disguises[id(thing)] = own, disguised(own, mixin, self.state)
+        if own not in self._disguises:
+            self._disguises[own] = make(own, self.state)
         self._classes.append((thing, own))
-        thing.__class__ = known[1]
+        thing.__class__ = self._disguises[own]
 
-    def _remove(self, model: nn.Module) -> None:
+    def _remove(self) -> None:
         for thing, own in self._classes:
             thing.__class__ = own
         for hook in self._hooks:
@@ -103,12 +105,14 @@ class Injector:
         self.state.each_pass = []
         for module in self._stacks:
             recompute.unwrap(module)
-        function.remove(model, dict(self._slots.readers))
+        if (model := self._model()) is not None:
+            function.remove(model, dict(self._slots.readers))
+        self.installed = False
 
     def watch_tables(self) -> None:
         """Hook the embedding tables, for the first prompt that is to be inserted among the embeddings."""
         with _LOCK:
-            if self._watches_tables or not self._blocks:
+            if self._watches_tables or not self.installed:
                 return
             for table in virtual.tables_of(self._model()):
                 tokens = virtual.VirtualTokens(self.state, table)
@@ -126,17 +130,13 @@ class Injector:
             arguments["position_ids"] = positions.counted(arguments)
         return (), arguments
 
-    @property
-    def installed(self) -> bool:
-        return bool(self._blocks)
-
     @contextmanager
     def active(self, attachment: Attachment) -> Iterator[None]:
         """Make `attachment` current in this context. The hooks are installed if they are not."""
         past, self.state.this_pass.past = self.state.this_pass.past, 0
         block = self.open()
-        contexts.enter(self.state.owner, attachment, block)
         try:
+            contexts.enter(self.state.owner, attachment, block)
             if attachment.has_embeddings:
                 self.watch_tables()
             yield
