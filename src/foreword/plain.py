@@ -102,11 +102,13 @@ def check_scalar(value: Any, field: str) -> None:
         )
 
 
-def text_problem(text: str) -> str | None:
-    """Return what is wrong with a text: half a surrogate pair or a null character; None if nothing is."""
-    if "\0" in text:
+def text_problem(text: str, null: bool = False) -> str | None:
+    """Return what is wrong with a text, or None: half a surrogate pair, or a null character. null: that is allowed."""
+    if not null and "\0" in text:
         return "holds a null character"
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
         return "holds half a surrogate pair, which is not text"
     return None
 

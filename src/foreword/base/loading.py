@@ -140,10 +140,11 @@ def empty_model(config: Any) -> Any:
     import torch
 
     kind = model_class(config)
-    build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
     try:
         with torch.device("meta"):
-            return build(config, trust_remote_code=False) if hasattr(kind, "from_config") else build(config)
+            if hasattr(kind, "from_config"):
+                return kind.from_config(config, trust_remote_code=False)
+            return kind._from_config(config)
     except _UNREADABLE as error:
         raise ModelError(f"{type(config).__name__} is no model with attention: {_first_line(error)}") from error
 

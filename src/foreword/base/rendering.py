@@ -76,7 +76,7 @@ class Renderer:
 
         Raises `ConfigError` for half a surrogate pair in it, which no tokenizer reads.
         """
-        if problem := text_problem(prompt.replace("\0", "")):
+        if problem := text_problem(prompt, null=True):
             raise ConfigError("prompt", f"{shown(prompt)} {problem}")
         if self.places and _PLACE in prompt:
             return self._with_places(prompt)

@@ -95,16 +95,10 @@ def check_adapter(folder: Path) -> None:
 
 def _patterns(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield the regular expressions in PEFT's configuration."""
-    for name in (
-        "target_modules",
-        "exclude_modules",
-        "layers_pattern",
-        "target_parameters",
-        "rank_pattern",
-        "alpha_pattern",
-    ):
-        value = config.get(name) or ()
-        yield from [value] if isinstance(value, str) else filter(lambda entry: isinstance(entry, str), value)
+    for name in _PATTERNED:
+        value = config.get(name)
+        entries = [value] if isinstance(value, str) else value if isinstance(value, list | dict) else ()
+        yield from (entry for entry in entries if isinstance(entry, str))
 
 
 def tame(pattern: str) -> bool:

@@ -51,7 +51,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Message], add_generation_prom
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         advice = "give a template of your own"
         raise ConfigError("template", f"the tokenizer's chat template can't be used: {reason}; {advice}") from error
-    if problem := text_problem(made):
+    if problem := text_problem(made, null=True):
         raise ConfigError("template", f"the tokenizer's chat template makes a text that {problem}")
     return made
 

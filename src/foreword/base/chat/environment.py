@@ -119,6 +119,7 @@ class Environment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **named: Any) -> Any:
         pay(STEP * (2 + len(args) + len(named)))
         if isinstance(__obj, BuiltinMethodType):
+            named = {name: value for name, value in named.items() if name not in ("_loop_vars", "_block_vars")}
             return operations.method(__obj.__self__, __obj.__name__, args, named)
         owner = __obj.__self__ if isinstance(__obj, MethodType) else __obj
         if not isinstance(owner, _CALLABLE) and owner not in _FUNCTIONS:
