@@ -195,7 +195,7 @@ def _tokenizer(source: Source, config: Any) -> Any:
     options = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, **options)
-    except _UNREADABLE as error:
+    except Exception as error:  # the tokenizers library raises bare ones
         raise ModelError(f"{source.name} has no readable tokenizer: {_first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def _parquet_batches(path: Path) -> Iterator[tuple[Any, int]]:
         _check_names(path, file.schema_arrow.names, unique=True)
         _check_groups(path, file)
         number = 1
-        for batch in file.iter_batches(batch_size=BATCH):
+        # by row group, since a dictionary is one of a row group
+        groups = (file.iter_batches(BATCH, row_groups=[group]) for group in range(file.num_row_groups))
+        for batch in chain.from_iterable(groups):
             most -= sum(_size(column) for column in batch.columns)
             if most < 0:
                 raise DataError(f"{path}: stands for more than {MOST_GROWTH} times its size; write it without repeats")

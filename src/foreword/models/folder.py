@@ -36,7 +36,7 @@ def checked_folder(folder: Path) -> Path:
     that describes a model of more than `MOST_LAYERS` layers or far larger than the weights beside it.
     """
     for file in sorted(folder.iterdir()):
-        if file.suffix not in (*_SMALL, *_WEIGHTS) or file.is_dir():
+        if file.suffix not in (*_SMALL, *_WEIGHTS):
             continue
         if not file.is_file():
             raise ModelError(f"{file} is not a regular file")
