@@ -71,7 +71,10 @@ def marker(tmp_path, monkeypatch):
 def model_with_code(folder: Path, marker: Path, kind: str, auto_map: Any, tokenizer: bool = False) -> Path:
     tiny_model("llama").save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    code = f"open({str(marker)!r}, 'w').close()\nfrom transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast\nclass C(LlamaConfig): pass\n"
+    code = f"open({str(marker)!r}, 'w').close()\n"
+    code += (
+        "from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast\nclass C(LlamaConfig): pass\n"
+    )
     (folder / "evil.py").write_text(code + "class M(LlamaForCausalLM): pass\nclass T(PreTrainedTokenizerFast): pass\n")
     file = folder / ("tokenizer_config.json" if tokenizer else "config.json")
     value = json.loads(file.read_text()) | {"auto_map": auto_map}

@@ -38,7 +38,7 @@ def outcome(action: Any) -> dict[str, Any]:
 
 
 def main(group: str, folder: Path) -> None:
-    results = {}
+    results: dict[str, Any] = {}
     for name, case in {"honest": HONEST[group], "honest again": HONEST[group], **GROUPS[group]}.items():
         place = folder / str(len(results))
         place.mkdir(parents=True)
