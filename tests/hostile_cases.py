@@ -453,6 +453,30 @@ def lora(**values: Any) -> Case:
     return adapter(edited("adapter_config.json", **values))
 
 
+def lone_config(data: bytes) -> Case:
+    def case(folder: Path) -> Action:
+        from foreword.base.loading import empty_model, load_config
+
+        (folder / "some.json").write_bytes(data)
+        return lambda: empty_model(load_config(folder / "some.json"))
+
+    return case
+
+
+def gguf(data: bytes | None) -> Case:
+    def case(folder: Path) -> Action:
+        import foreword
+
+        file = folder / "model.gguf"
+        if data is None:
+            pipe(file)
+        else:
+            file.write_bytes(data)
+        return lambda: foreword.load(file, device="cpu")
+
+    return case
+
+
 def recorded(template: Any) -> Case:
     """A saved prefix whose record names a template."""
 
@@ -528,8 +552,14 @@ MODEL_CASES: dict[str, Case] = {
     "adapter: more modules than weights": lora(target_modules=["q_proj", "k_proj"]),
     "adapter: modules that are not there": lora(target_modules=["nowhere"]),
     "adapter: modules as a number": lora(target_modules=5),
+    "GGUF of garbage": gguf(b"GGUF\x03\0\0\0" + b"\xff" * 999),
+    "GGUF of a great many fields": gguf(b"GGUF\x03\0\0\0" + struct.pack("<QQ", 1, 2**40) + bytes(999)),
+    "GGUF of a great many tensors": gguf(b"GGUF\x03\0\0\0" + struct.pack("<QQ", 2**40, 0) + bytes(999)),
+    "GGUF as a pipe": gguf(None),
     "record: places": recorded("[V]*1000000000 {input}"),
     "record: places of many digits": recorded(f"[V]*{DIGITS} {{input}}"),
+    "config alone, of many layers": lone_config(b'{"model_type": "llama", "num_hidden_layers": 1000000000}'),
+    "config alone, deep": lone_config(DEEP),
     "record: long": recorded("x" * 10**7 + "{input}"),
     "record: number": recorded(5),
     "record: list": recorded(["{input}"]),

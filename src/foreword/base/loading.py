@@ -152,6 +152,8 @@ def empty_model(config: Any) -> Any:
 def resolve(model: str | Path, announce: Callable[[str], None] | None = None) -> Source:
     """Find the files of `model`; download them from the hub if needed. Raises `ModelError`."""
     name, path = str(model), Path(model)
+    if len(name) > 4_000:
+        raise ModelError(f"{name[:60]}… is no name of a model: it has {len(name):,} characters")
     if name == bundled.NAME:
         return Source(bundled.ensure(announce), name, quantisation=bundled.QUANTISATION)
     if path.suffix == ".gguf":

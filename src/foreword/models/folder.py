@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from foreword import files
 from foreword.errors import ModelError
 
-# What Transformers, PEFT, safetensors and tokenizers raise for files that they can't use
+# What Transformers, PEFT, safetensors and gguf raise for files that they can't use
 UNREADABLE = (
     OSError, ValueError, LookupError, RuntimeError, ImportError, TypeError, AttributeError, ArithmeticError,
-    AssertionError, SafetensorError, StrictDataclassError,
+    AssertionError, SafetensorError, StrictDataclassError, struct.error,
 )  # fmt: skip
 MOST_CONFIG = 4 * 2**20  # bytes; real ones have up to 1 MB, with thousands of classes
 MOST_SMALL = 128 * 2**20  # bytes of a vocabulary; real ones have up to 40 MB
@@ -62,7 +63,14 @@ def read_config(file: Path) -> dict[str, Any]:
     for place, value in _leaves(config, str(file)):
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ModelError(f"{place}: the number has more than 64 bits")
+        if _counts_layers(place) and isinstance(value, int) and value > MOST_LAYERS:
+            raise ModelError(f"{place}: {value:,} layers; at most {MOST_LAYERS:,} are made")
     return config
+
+
+def _counts_layers(place: str) -> bool:
+    name = place.rpartition(": ")[2]
+    return "layers" in name or "n_layer" in name
 
 
 def _constant(name: str) -> float:
@@ -91,12 +99,8 @@ def _check_size(folder: Path, config: Mapping[str, Any]) -> None:
     stored = [_stored(file) for file in weights]
     tensors = sum(count for _, count in stored) or MOST_LAYERS
     for place, value in _leaves(config, str(folder / "config.json")):
-        name = place.rpartition(": ")[2]
-        if isinstance(value, int) and ("layers" in name or "n_layer" in name):
-            if value > MOST_LAYERS:
-                raise ModelError(f"{place}: {value:,} layers; at most {MOST_LAYERS:,} are made")
-            if value > max(tensors, FREE_LAYERS):
-                raise ModelError(f"{place}: {value:,} layers, but there are {tensors:,} tensors beside it")
+        if _counts_layers(place) and isinstance(value, int) and value > max(tensors, FREE_LAYERS):
+            raise ModelError(f"{place}: {value:,} layers, but there are {tensors:,} tensors beside it")
     there = sum(size for size, _ in stored)
     if weights and (size := _size_in_memory(folder)) > FREE + GROWTH * there:
         raise ModelError(
