@@ -12,6 +12,7 @@ from foreword.base.frozen import FrozenModel, Prefixes
 from foreword.base.rendering import PLACE_ID
 from foreword.errors import BatchMismatchError, PrefixMismatchError, UnsupportedModelError
 from foreword.placing import placed
+from foreword.plain import shown
 from foreword.prefix import Prefix
 
 Ids = Sequence[int]
@@ -37,7 +38,7 @@ def inputs_for(base: FrozenModel, prompts: Sequence[str] | Sequence[Ids], rows: 
     for prompt, row in zip(prompts, rows, strict=True):
         if isinstance(prompt, str) and row is not None and "[V]" in str(row.record.get("template")):
             raise PrefixMismatchError(
-                f"the prefix was trained with places for its tokens ({row.record['template']!r}), "
+                f"the prefix was trained with places for its tokens ({shown(row.record['template'])}), "
                 "which a plain text has not; call base.generate or foreword.evaluate, or give token ids"
             )
     ids = [base.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt) for prompt in prompts]

@@ -10,22 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from foreword.base.base import Base
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
 from foreword.models.architectures import ARCHITECTURES
+from foreword.models.folder import UNREADABLE as _UNREADABLE
+from foreword.models.folder import checked_folder, read_config
 from foreword.models.lora import load_lora
 from foreword.models.quantise import loading_options
 from foreword.models.weights import hash_files, weight_files
 
 DTYPES = ("float32", "bfloat16", "float16")
 BUNDLED_FOR = {"HuggingFaceTB/SmolLM2-135M-Instruct": bundled.NAME}
-
-
-# Errors that Transformers, safetensors and tokenizers raise for files they can't use
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -67,13 +63,17 @@ def load(
         raise ConfigError("dtype", f"must be one of {', '.join(DTYPES)}, not {dtype!r}")
     target = _device(device)
     source = resolve(model, announce)
+    if source.gguf_file is None:
+        checked_folder(source.folder)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if quantise is not None:
         options |= loading_options(quantise, options["dtype"], target)
     if source.gguf_file:
         options["gguf_file"] = source.gguf_file
     try:
-        loaded = model_class(load_config(source.folder, source.gguf_file)).from_pretrained(source.folder, **options)
+        loaded = model_class(load_config(source.folder, source.gguf_file)).from_pretrained(
+            source.folder, trust_remote_code=False, **options
+        )
     except _UNREADABLE as error:
         raise ModelError(f"{model} can't be loaded: {_first_line(error)}") from error
     files = [source.folder / source.gguf_file] if source.gguf_file else weight_files(source.folder)
@@ -98,15 +98,18 @@ def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
     path = Path(model)
     try:
         if gguf_file is not None:
-            return AutoConfig.from_pretrained(path, gguf_file=gguf_file)
+            return AutoConfig.from_pretrained(path, gguf_file=gguf_file, trust_remote_code=False)
         if path.suffix == ".json" and path.is_file():
-            return AutoConfig.from_pretrained(path)
+            read_config(path)
+            return AutoConfig.from_pretrained(path, trust_remote_code=False)
         if str(model) == bundled.NAME:
             return bundled.config()
         if path.suffix == ".gguf" and path.is_file():
-            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        return AutoConfig.from_pretrained(path if path.exists() else str(model))
-    except (OSError, ValueError, KeyError) as error:
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+        if (path / "config.json").exists():
+            read_config(path / "config.json")
+        return AutoConfig.from_pretrained(path if path.exists() else str(model), trust_remote_code=False)
+    except _UNREADABLE as error:
         if str(model) in BUNDLED_FOR:
             return bundled.config()
         raise ModelError(f"{model} has no readable configuration: {_first_line(error)}") from error
@@ -137,17 +140,20 @@ def empty_model(config: Any) -> Any:
     import torch
 
     kind = model_class(config)
-    build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
     try:
         with torch.device("meta"):
-            return build(config)
-    except ValueError as error:
+            if hasattr(kind, "from_config"):
+                return kind.from_config(config, trust_remote_code=False)
+            return kind._from_config(config)
+    except _UNREADABLE as error:
         raise ModelError(f"{type(config).__name__} is no model with attention: {_first_line(error)}") from error
 
 
 def resolve(model: str | Path, announce: Callable[[str], None] | None = None) -> Source:
     """Find the files of `model`; download them from the hub if needed. Raises `ModelError`."""
     name, path = str(model), Path(model)
+    if len(name) > 4_000:
+        raise ModelError(f"{name[:60]}… is no name of a model: it has {len(name):,} characters")
     if name == bundled.NAME:
         return Source(bundled.ensure(announce), name, quantisation=bundled.QUANTISATION)
     if path.suffix == ".gguf":
@@ -190,8 +196,8 @@ def _tokenizer(source: Source, config: Any) -> Any:
         return None  # a vision encoder
     options = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
-    except _UNREADABLE as error:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, **options)
+    except Exception as error:  # the tokenizers library raises bare ones
         raise ModelError(f"{source.name} has no readable tokenizer: {_first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

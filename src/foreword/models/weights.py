@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from foreword.errors import ModelError, StorageError
-from foreword.files import cache_folder, write_json
+from foreword.files import Unreadable, cache_folder, read_json, write_json
 
 _PATTERNS = ("*.safetensors", "*.gguf", "pytorch_model*.bin")
 
@@ -79,7 +78,7 @@ def _file_digest(file: Path) -> str:
 def _remembered(store: Path) -> dict[str, Any]:
     """Return the cache entry in the file `store`; {} if it can't be read."""
     try:
-        value = json.loads(store.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        value = read_json(store)
+    except Unreadable:
         return {}
     return value if isinstance(value, dict) else {}
