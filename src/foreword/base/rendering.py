@@ -16,6 +16,17 @@ _PLACE = "\ue000"  # private use: stands for one virtual token in a rendered pro
 PLACE_ID = 2**40  # id of the first place; far from any token's
 
 
+def require_tokenizer(tokenizer: Any, name: str) -> Any:
+    """Return `tokenizer`. Raises `ConfigError` if it is None: the base called `name` takes tensors only."""
+    if tokenizer is None:
+        raise ConfigError(
+            "tokenizer",
+            f"{name} has none, so it takes tensors only; put its tokenizer files into the model's folder and load it "
+            "with foreword.load, or attach the prefix and call base.model with token ids",
+        )
+    return tokenizer
+
+
 class Renderer:
     """Turns a row's fields into token ids, in the same way in training, evaluation and generation.
 
