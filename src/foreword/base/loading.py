@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from foreword.base.base import Base
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
-from foreword.models.architectures import ARCHITECTURES
+from foreword.models.architectures import ARCHITECTURES, Kind
 from foreword.models.lora import load_lora
 from foreword.models.quantise import loading_options
 from foreword.models.weights import StoredWeights, weight_files
@@ -131,16 +131,39 @@ def model_class(config: Any) -> Any:
     """
     import transformers
 
-    architecture = ARCHITECTURES.get(config.model_type)
-    if architecture is None or architecture.kind == "decoder":
+    kind = _kind(config)
+    if kind == "decoder":
         return transformers.AutoModelForCausalLM
-    named = getattr(transformers, (config.architectures or [""])[0], None)
+    names = config.architectures if isinstance(config.architectures, list) else []
+    named = getattr(transformers, str((names or [""])[0]), None)
     if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
         return named
-    if architecture.kind == "encoder":
+    if kind == "encoder":
         return transformers.AutoModel
     speech = config.model_type == "whisper"
     return transformers.AutoModelForSpeechSeq2Seq if speech else transformers.AutoModelForSeq2SeqLM
+
+
+def _kind(config: Any) -> Kind:
+    """Return the kind of a configuration: by the table, or by the classes that Transformers has for its type."""
+    from transformers.models.auto import modeling_auto as auto
+
+    if (architecture := ARCHITECTURES.get(config.model_type)) is not None:
+        return architecture.kind
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    causal = config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    encoder = (
+        config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.model_type in auto.MODEL_MAPPING_NAMES
+    )
+    return "encoder" if encoder and (not causal or _names_an_encoder(config)) else "decoder"
+
+
+def _names_an_encoder(config: Any) -> bool:
+    """Return True if a type that is both (BERT's descendants) is an encoder here."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    return config.model_type in MASKED and not getattr(config, "is_decoder", False)
 
 
 def empty_model(config: Any) -> Any:
