@@ -3,6 +3,7 @@
 gate        `require_proof`: the table's architectures pass; others are tried once, and the outcome is remembered
 remembered  outcomes in Foreword's cache folder
 shrinking   a small configuration of the same family
+sizes       what a number in it becomes, by its name
 small       the tiny model, and whether it has every kind of part that the real one has
 trial       batches and runs of the tiny model; its own eager attention over concatenated keys
 nature      what sees what, and what positions do

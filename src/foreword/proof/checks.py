@@ -51,6 +51,7 @@ class Checks:
         """Make every check after `plain`. Return the architecture with what was found: rotary layout, packing."""
         self.prefixed()
         with torch.no_grad():
+            self.unpadded()
             self.mixed()
             self.controls()
             self.decoding()
@@ -100,12 +101,20 @@ class Checks:
         own = self.trial.run(self.batch, self.stack)
         self.require("the plain model within an attach", self.real(self.run([None])), self.real(own))
         self.expected.append(own)
+        for batch in self._unpadded():
+            expected = self.trial.run(batch, self.stack)
+            self.require("the plain model within an attach, without padding,", self.run([None], batch), expected)
+
+    def _unpadded(self) -> tuple[Batch, Batch]:
+        """Return rows of one length, with a mask that hides nothing and without one. Transformers then makes none."""
+        whole = self.trial.batch((SIZES[0],) * 2, targets=11)
+        return whole, {name: value for name, value in whole.items() if name != "attention_mask"}
 
     def prefixed(self) -> None:
         """A prefix on every row, with padding: hidden states and the gradient of every tensor of the prefix."""
         for prefix in self.prefixes:
             with self.trial.concatenated(self.slots, prefix.slots):
-                expected = self.trial.run(self.batch, self.stack, **self._positions(prefix))
+                expected = self.trial.run(self.batch, self.stack, self._positions(prefix, self.batch))
             values = self.run([prefix])
             self.require("the result with a prefix", self.real(values), self.real(expected))
             if prefix is self.prefixes[0]:
@@ -113,11 +122,11 @@ class Checks:
                 self.require("the gradient of a prefix", found, wanted)
             self.expected.append(expected.detach())
 
-    def _positions(self, prefix: Prefix) -> dict[str, Tensor]:
+    def _positions(self, prefix: Prefix, batch: Batch) -> Tensor | None:
         if not prefix.position_offset:
-            return {}
-        mask = self.batch.get("attention_mask", torch.ones_like(self.batch["input_ids"]))
-        return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0) + prefix.position_offset}
+            return None
+        mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
+        return (mask.cumsum(-1) - 1).clamp(min=0) + prefix.position_offset
 
     def _gradients(self, values: Tensor, prefix: Prefix) -> Tensor:
         kept = self.real(values)
@@ -125,6 +134,14 @@ class Checks:
         parts = [part for kv in prefix.slots.values() for part in kv]
         found = torch.autograd.grad((kept * weights).sum(), parts, allow_unused=True)
         return torch.cat([torch.zeros(1) if part is None else part.flatten() for part in found])
+
+    def unpadded(self) -> None:
+        """Rows without padding."""
+        prefix = self.prefixes[0]
+        for batch in self._unpadded():
+            with self.trial.concatenated(self.slots, prefix.slots):
+                expected = self.trial.run(batch, self.stack, self._positions(prefix, batch))
+            self.require("the result with a prefix, without padding,", self.run([prefix], batch), expected)
 
     def mixed(self) -> None:
         """Two prefixes and none in one batch: each row as if alone."""
@@ -143,7 +160,8 @@ class Checks:
         if first.position_offset and self.architecture.positions in ("rotary", "learned"):
             left_out["the offset"] = self.run([replace(first, position_offset=0)])
         if self.trial.masks:
-            left_out["the mask"] = self.run([first], {k: v for k, v in self.batch.items() if k != "attention_mask"})
+            whole = torch.ones_like(self.batch["attention_mask"])  # some models make a mask if they are given none
+            left_out["the mask"] = self.run([first], self.batch | {"attention_mask": whole})
         for what, values in left_out.items():
             if not (found := distance(self.real(values), expected)) >= CONTROL:
                 raise CheckFailed(
@@ -157,7 +175,7 @@ class Checks:
             return
         prefix = self.prefixes[0]
         with self.trial.concatenated(self.slots, prefix.slots):
-            expected = self._decoded(self._positions(prefix).get("position_ids"))
+            expected = self._decoded(self._positions(prefix, self.batch))
         with self.attached([prefix]):
             self.require("decoding with a cache", self._decoded(None), expected)
 
@@ -170,17 +188,15 @@ class Checks:
             batch = self.batch | {name: self.batch[name][:, start:end]}
             if self.trial.masks and not self.trial.both:
                 batch["attention_mask"] = self.batch["attention_mask"][:, :end]
-            if positions is not None:
-                batch["position_ids"] = positions[:, start:end]
-            hidden, cache = self._step(batch, cache)
+            hidden, cache = self._step(batch, cache, None if positions is None else positions[:, start:end])
             found.append(hidden)
         return torch.cat(found[1:], 1)
 
-    def _step(self, batch: Batch, cache: Any) -> tuple[Tensor, Any]:
+    def _step(self, batch: Batch, cache: Any, positions: Tensor | None) -> tuple[Tensor, Any]:
         given: list[Any] = []
         hook = self.trial.model.register_forward_hook(lambda module, args, output: given.append(output))
         try:
-            hidden = self.trial.run(batch, self.stack, past_key_values=cache, use_cache=True)
+            hidden = self.trial.run(batch, self.stack, positions, past_key_values=cache, use_cache=True)
         finally:
             hook.remove()
         cache = getattr(given[-1], "past_key_values", None)
@@ -205,9 +221,13 @@ class Checks:
 
     def layout(self) -> Rotary:
         """Return the rotary layout by which keys can be moved to another offset; "unknown" if none is exact."""
+        delta, prefix = 7, self.prefixes[0]
+        if self.architecture.positions == "none" and self.slots.shifts:
+            moved = replace(prefix, position_offset=prefix.position_offset + delta)
+            self.require("the result at another offset, which should move nothing,",
+                         self.real(self.run([moved])), self.real(self.expected[1]))  # fmt: skip
         if self.architecture.positions != "rotary" or not self.slots.shifts:
             return "unknown"
-        delta, prefix = 7, self.prefixes[0]
         radians = {name: rotary.frequencies(self.trial.model, self.slots, name) for name in prefix.slots}
         candidates: tuple[Rotary, ...] = ("half", "interleaved", "last half")
         for layout in candidates:

@@ -89,11 +89,14 @@ def _shifted(trial: Trial, stack: str) -> tuple[Positions, bool, bool]:
     """Return (positions, `after_padding`, `counts_mask`) of a stack that takes position_ids."""
     batch = trial.batch([LENGTH])
     plain, steps = trial.run(batch, stack), torch.arange(LENGTH)[None]
-    given = trial.run(batch, stack, position_ids=steps)
+    given = trial.run(batch, stack, positions=steps)
     after = distance(given, plain) > SAME
-    moved = distance(trial.run(batch, stack, position_ids=steps + 5), given) > SAME
-    stretched = distance(trial.run(batch, stack, position_ids=2 * steps), given) > SAME
-    positions: Positions = "learned" if moved else "rotary" if stretched else "none"
+    moved = distance(trial.run(batch, stack, positions=steps + 5), given) > SAME
+    stretched = distance(trial.run(batch, stack, positions=2 * steps), given) > SAME
+    if moved:  # a table; or rotary keys whose place shows (norms after rotation, queries scaled by position)
+        positions: Positions = "rotary" if _has_rotary(trial.model) else "learned"
+    else:
+        positions = "rotary" if stretched else "none"
     return positions, after, positions == "learned" and _counts_mask(trial, stack)
 
 
@@ -103,7 +106,7 @@ def _counts_mask(trial: Trial, stack: str) -> bool:
     batch = trial.batch([LENGTH, LENGTH - 5], left=True)
     real = batch["attention_mask"].bool()
     counted = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    return distance(trial.run(batch, stack)[real], trial.run(batch, stack, position_ids=counted)[real]) < SAME
+    return distance(trial.run(batch, stack)[real], trial.run(batch, stack, positions=counted)[real]) < SAME
 
 
 def _by_parts(model: Any) -> Positions:
@@ -111,10 +114,14 @@ def _by_parts(model: Any) -> Positions:
     names = [path.lower() for path, _ in model.named_modules()]
     if any("relative_attention_bias" in name for name in names):
         return "relative"
-    if any("rotary" in name or "rope" in name for name in names):
+    if _has_rotary(model):
         return "rotary"
     tokens = not hasattr(model.config, "image_size")
     return "learned" if tokens and any("position" in name or name.endswith("wpe") for name in names) else "none"
+
+
+def _has_rotary(model: Any) -> bool:
+    return any("rotary" in path.lower() or "rope" in path.lower() for path, _ in model.named_modules())
 
 
 def _recurrent(trial: Trial, modules: dict[str, Any], stack: str, kind: Kind) -> bool:

@@ -41,8 +41,8 @@ def identity(model: Any) -> dict[str, str] | None:
     import transformers
 
     kind = type(model)
-    values = {name: value for name, value in model.config.to_dict().items() if name not in _IRRELEVANT}
     try:
+        values = {name: value for name, value in model.config.to_dict().items() if name not in _IRRELEVANT}
         settings = json.dumps(values, sort_keys=True, default=str)
         file = "" if kind.__module__.startswith("transformers.") else inspect.getsource(sys.modules[kind.__module__])
     except (OSError, TypeError, ValueError, KeyError, RecursionError):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from foreword.errors import UnsupportedModelError
 from foreword.models.slots import ModelSlots
 from foreword.prefix import KV
-from foreword.proof.shrinking import TOKENS
+from foreword.proof.sizes import TOKENS
 
 IMPLEMENTATION = "foreword-proof"
 _CALLED = "_foreword_proof"  # attribute of an attention module on trial: what is called in its place
@@ -65,16 +65,28 @@ class Trial:
         size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
         return torch.randn(count, int(getattr(config, "num_channels", 3)), size, size, generator=self.generator)
 
-    def run(self, batch: Mapping[str, Any], stack: str, **more: Any) -> Tensor:
-        """Return the hidden states `[B, n, width]` that the module `stack` gives."""
+    def run(self, batch: Mapping[str, Any], stack: str, positions: Tensor | None = None, **more: Any) -> Tensor:
+        """Return the hidden states `[B, n, width]` that the module `stack` gives.
+
+        positions: the stack's position_ids `[B or 1, n]`; None: its own.
+        """
         found: list[Any] = []
-        hook = self.model.get_submodule(stack).register_forward_hook(lambda module, args, output: found.append(output))
+        module = self.model.get_submodule(stack)
+        names = list(inspect.signature(module.forward).parameters)
+
+        def place(module: Any, args: Any, kwargs: Any) -> Any:
+            return (), dict(zip(names, args, strict=False)) | kwargs | {"position_ids": positions}
+
+        hooks = [module.register_forward_hook(lambda module, args, output: found.append(output))]
+        if positions is not None:
+            hooks.append(module.register_forward_pre_hook(place, with_kwargs=True))
         if self.caches:
             more = {"use_cache": False} | more
         try:
             self.model(**batch, **more)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         values = found[-1] if isinstance(found[-1], tuple) else tuple(found[-1].values())
         first = next((value for value in values if isinstance(value, Tensor)), None)
         if first is None or first.dim() != 3:
