@@ -53,12 +53,13 @@ def command(
 
 def _config(data: str, prefix: str | None, model: str | None, flags: dict[str, Any]) -> EvalConfig:
     """Settings of the prefix's training, then the flags'."""
+    from foreword.prefix.records import recorded_config
     from foreword.prefix.stored import read_manifest
     from foreword.settings import build
 
     given = {"data": data} | values(EvalConfig, flags | {"prefix": prefix, "metrics": flags.get("metrics") or None})
     if prefix is not None:
-        trained = read_manifest(Path(prefix))["record"].get("config", {})
+        trained = recorded_config(read_manifest(Path(prefix))["record"])
         of_task = of_each_task(EvalConfig) - {"data", "template"}  # the record keeps the template that was used
         given = {name: trained[name] for name in of_task if name in trained} | given
     return build(EvalConfig, given | {"model": common.model_for(model, prefix)}, "flags")

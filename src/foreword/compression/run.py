@@ -20,10 +20,13 @@ from foreword.compression.pick import MeasuredChoice, best_under, smallest_withi
 from foreword.compression.recover import recover
 from foreword.compression.tokens import require_tokens
 from foreword.config import CompressConfig
+from foreword.data.examples import require_text
 from foreword.errors import ConfigError, NonFiniteError, PrefixError
 from foreword.evaluation import Progress, evaluate_items
 from foreword.prefix import Prefix
+from foreword.prefix.records import public_prefix
 from foreword.prefix.stored import require_replaceable
+from foreword.settings import to_dict
 from foreword.tasks import Measuring, summed_loss
 
 
@@ -81,6 +84,7 @@ def check(config: CompressConfig) -> None:
     Raises `ConfigError` for an unknown choice or a missing output folder, `PrefixFormatError` for an output that holds
     something other than a prefix.
     """
+    require_text(to_dict(config))
     for name in config.choices:
         parse(name)
     output = output_of(config)
@@ -121,7 +125,7 @@ class _Sweep:
     """Measures the choices of one sweep, with the rows and the attention mass that they share."""
 
     def __init__(self, base: Base, config: CompressConfig, prefix: Prefix, rows: SweepRows) -> None:
-        self._base, self._config, self._prefix, self._rows = base, config, prefix, rows
+        self._base, self._config, self._prefix, self._rows = base, config, public_prefix(prefix), rows
         self._mass: Mapping[str, Tensor] = {}
         self._uncompressed_loss = math.nan
 

@@ -9,9 +9,11 @@ from typing import Any
 from foreword.base import Base
 from foreword.config import EvalConfig
 from foreword.data import BadRow, Reading
+from foreword.data.examples import require_text, room
 from foreword.errors import ConfigError
 from foreword.evaluation.task import trained_task
 from foreword.prefix import Prefix
+from foreword.settings import to_dict
 from foreword.tasks import TASKS, Measuring, Task, summed_loss
 
 Progress = Callable[[str, int, int], None]  # what is done, rows done, rows in all
@@ -42,6 +44,7 @@ def evaluate(
     generation. progress: called with (what, rows done, rows in all).
     Raises `DataError`, `PrefixFormatError`, `PrefixMismatchError`.
     """
+    require_text(to_dict(config))
     if prefix is None and config.prefix is not None:
         prefix = Prefix.load(config.prefix)
     task = trained_task(base, config, prefix)
@@ -53,7 +56,7 @@ def evaluate(
             )
     length = 0 if prefix is None else prefix.length
     reading = Reading(
-        max_tokens=config.max_tokens or base.max_positions - length,
+        max_tokens=config.max_tokens or room(base, length),
         max_bad_rows=config.max_bad_rows,
         limit=config.rows,
         split="validation",

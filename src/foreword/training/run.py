@@ -13,6 +13,7 @@ import torch
 from foreword.base import Base
 from foreword.base.sharding import shard
 from foreword.config import TrainConfig
+from foreword.data.examples import require_text
 from foreword.data.order import steps_per_epoch
 from foreword.errors import CheckpointError, ConfigError
 from foreword.init import Beginning, starting_point
@@ -33,6 +34,8 @@ from foreword.training.lora import restore_lora, trained_lora
 from foreword.training.processes import Processes
 from foreword.training.rows import RowBatches, RunRows, digest, load_rows, task_of
 from foreword.training.trained import Trained
+
+MOST_STEPS = 10**12  # at a thousand a second, thirty years
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> 
     Under `accelerate launch` all processes call this together; the main one writes, into a folder that
     all of them can read.
     """
+    require_text(to_dict(config))
     if not config.data and not config.mixture:
         raise ConfigError("data", "name a file of examples")
     if base.tokenizer is None:
@@ -164,9 +168,16 @@ def _beginning(config: TrainConfig) -> Beginning:
 
 def _resolved(config: TrainConfig, method: Method, task: Task[Any], rows: RunRows) -> TrainConfig:
     """What the run comes to; saved, so that it can be done again."""
-    steps = config.steps or math.ceil(config.epochs * steps_per_epoch(len(rows.training), config.batch_size))
+    steps = config.steps or _steps_of(config.epochs, steps_per_epoch(len(rows.training), config.batch_size))
     lr = method.default_lr if config.lr is None else config.lr
     return dataclasses.replace(config, lr=lr, template=task.template, steps=steps)
+
+
+def _steps_of(epochs: float, per_epoch: int) -> int:
+    """The optimizer steps of so many epochs. Raises `ConfigError` where no run would ever end."""
+    if epochs * per_epoch > MOST_STEPS:
+        raise ConfigError("epochs", f"{epochs:g} of {per_epoch} steps each are more than {MOST_STEPS:,} steps")
+    return math.ceil(epochs * per_epoch)
 
 
 def _folder(config: TrainConfig, checkpoint: Path | None, processes: Processes) -> RunFolder:
