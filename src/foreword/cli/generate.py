@@ -58,8 +58,8 @@ def command(
     if json:
         common.print_json([{"input": prompt, "text": text} for prompt, text in zip(inputs, texts, strict=True)])
         return
-    for text in texts:
-        typer.echo(text)
+    for text in texts:  # a file or another program gets them as they are
+        typer.echo(common.printable(text, keep="\n\t") if sys.stdout.isatty() else text)
 
 
 def _inputs(prompts: list[str] | None, file: Path | None) -> list[str]:

@@ -112,9 +112,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | BadRow]:
     # surrogateescape keeps undecodable bytes, so that the error names the row and not the file
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         reader = csv.reader(handle, delimiter=delimiter, strict=True)
-        header = next(reader, None)
-        if not header:
-            raise DataError(f"{path}: empty file; the first line must name the fields")
+        header = _csv_header(path, reader)
         while True:
             start = reader.line_num + 1
             try:
@@ -128,6 +126,24 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | BadRow]:
                 continue
             if cells:
                 yield _csv_row(path, start, header, cells)
+
+
+def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
+    """Return the names of the fields. Raises `DataError` unless each has a name of its own."""
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise DataError(f"{path}: the first line is not valid CSV: {error}") from error
+    if not header:
+        raise DataError(f"{path}: empty file; the first line must name the fields")
+    for number, name in enumerate(header, start=1):
+        if not name.strip():
+            raise DataError(f"{path}: column {number} has no name in the first line; name or remove it")
+        if any("\udc80" <= char <= "\udcff" for char in name):
+            raise DataError(f"{path}: the name of column {number} in the first line is not valid UTF-8")
+        if (first := header.index(name) + 1) < number:
+            raise DataError(f"{path}: columns {first} and {number} both have the name {name!r}; rename or remove one")
+    return header
 
 
 def _csv_row(path: Path, line: int, header: list[str], cells: list[str]) -> Row | BadRow:
