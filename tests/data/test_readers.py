@@ -170,12 +170,12 @@ def test_shared_data_sets_are_readable(data_folder) -> None:
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ("input,target,input", "columns 1 and 3 both have the name 'input'"),
+        ("input,target,input", ":1: the field 'input' is named twice"),
         ("input,target,,other", "column 3 has no name"),
         ("input, ,target", "column 2 has no name"),
         (",input,target", "column 1 has no name"),
-        ('input,"tar', "not valid CSV"),
-        ("input,\xff", "column 2 in the first line is not valid UTF-8"),
+        ('input,"tar', ":1: not valid CSV"),
+        ("input,\xff", ":1: not valid UTF-8"),
     ],
 )
 @pytest.mark.parametrize("kind", ["csv", "tsv"])

@@ -133,6 +133,8 @@ def model_for(model: str | None, prefix: str | None) -> str:
     """
     from foreword.config import DEFAULT_MODEL
 
+    if model == "":
+        raise ConfigError("--model", "is empty; name a hub id, a folder or a .gguf file")
     if model is not None or prefix is None:
         return model or DEFAULT_MODEL
     from foreword.prefix import Fingerprint

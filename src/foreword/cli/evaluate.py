@@ -38,6 +38,7 @@ def command(
     if answers is not None:
         _require_answers(answers, config)
     from foreword.evaluation import evaluate, require_metrics
+    from foreword.files import writing
 
     require_metrics(config.metrics or ())
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
@@ -47,7 +48,8 @@ def command(
     for bad in result.bad_rows:
         common.note(f"left out {bad}")
     if answers is not None:
-        answers.write_text("".join(" ".join(text.split()) + "\n" for text in result.texts), encoding="utf-8")
+        with writing(answers):
+            answers.write_text("".join(" ".join(text.split()) + "\n" for text in result.texts), encoding="utf-8")
     _report(result, json)
 
 
@@ -74,6 +76,8 @@ def _require_answers(answers: Path, config: EvalConfig) -> None:
         raise ConfigError("--answers", f"there are none without a text metric ({', '.join(TEXT_METRICS)})")
     if not answers.absolute().parent.is_dir():
         raise ConfigError("--answers", f"{answers.parent} is not a folder")
+    if answers.is_dir():
+        raise ConfigError("--answers", f"{answers} is a folder; name a file")
 
 
 def _report(result: EvalResult, as_json: bool) -> None:

@@ -89,12 +89,19 @@ def execute(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        first = (str(error).strip().splitlines() or [""])[0]
-        common.say(f"unexpected {type(error).__name__}: {first} (--debug shows more)")
+        common.say(_told(error))
         return 1
     if result == 130:  # Typer's own answer to Ctrl-C
         typer.echo("interrupted", err=True)
     return int(result) if isinstance(result, int) else 0
+
+
+def _told(error: Exception) -> str:
+    """One line about an error that Foreword didn't raise. A file that can't be used is no fault in the program."""
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return f"error: {error.filename:.200}: {error.strerror}"
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {first} (--debug shows more)"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,11 @@ from foreword.compression.pick import MeasuredChoice, best_under, smallest_withi
 from foreword.compression.recover import recover
 from foreword.compression.tokens import require_tokens
 from foreword.config import CompressConfig
-from foreword.data.examples import require_text
 from foreword.errors import ConfigError, NonFiniteError, PrefixError
 from foreword.evaluation import Progress, evaluate_items
 from foreword.prefix import Prefix
 from foreword.prefix.records import public_prefix
 from foreword.prefix.stored import require_replaceable
-from foreword.settings import to_dict
 from foreword.tasks import Measuring, summed_loss
 
 
@@ -84,7 +83,6 @@ def check(config: CompressConfig) -> None:
     Raises `ConfigError` for an unknown choice or a missing output folder, `PrefixFormatError` for an output that holds
     something other than a prefix.
     """
-    require_text(to_dict(config))
     for name in config.choices:
         parse(name)
     output = output_of(config)
@@ -116,7 +114,7 @@ def output_of(config: CompressConfig) -> Path | None:
         raise ConfigError("output", "name a folder for the prefix that is picked")
     original = Path(config.prefix)
     output = Path(config.output) if config.output is not None else original.with_name(f"{original.name}-compressed")
-    if config.prefix and output.resolve() == original.resolve():
+    if config.prefix and os.path.realpath(output) == os.path.realpath(original):  # of a loop of links, too
         raise ConfigError("output", f"{output} is the uncompressed prefix itself; name another folder")
     return output
 

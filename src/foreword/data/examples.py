@@ -131,12 +131,6 @@ def is_text(value: Any) -> bool:
     return True
 
 
-def require_text(settings: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for the first setting that `is_text` refuses."""
-    if (name := broken_field(settings)) is not None:
-        raise ConfigError(str(name), "holds half a surrogate pair, which is not text; write it in UTF-8")
-
-
 def _item(row: Row | BadRow, make: Callable[[Mapping[str, Any], str], ItemT | str], reading: Reading) -> ItemT | BadRow:
     if isinstance(row, BadRow):
         return row

@@ -133,16 +133,16 @@ def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     try:
         header = next(reader, None)
     except csv.Error as error:
-        raise DataError(f"{path}: the first line is not valid CSV: {error}") from error
+        raise DataError(f"{path}:1: not valid CSV: {error}") from error
     if not header:
         raise DataError(f"{path}: empty file; the first line must name the fields")
     for number, name in enumerate(header, start=1):
         if not name.strip():
-            raise DataError(f"{path}: column {number} has no name in the first line; name or remove it")
+            raise DataError(f"{path}:1: column {number} has no name; name or remove it")
         if any("\udc80" <= char <= "\udcff" for char in name):
-            raise DataError(f"{path}: the name of column {number} in the first line is not valid UTF-8")
-        if (first := header.index(name) + 1) < number:
-            raise DataError(f"{path}: columns {first} and {number} both have the name {name!r}; rename or remove one")
+            raise DataError(f"{path}:1: not valid UTF-8")
+        if header.index(name) + 1 < number:
+            raise DataError(f"{path}:1: the field {name!r:.60} is named twice; rename or remove one")
     return header
 
 

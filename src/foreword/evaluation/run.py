@@ -9,11 +9,10 @@ from typing import Any
 from foreword.base import Base
 from foreword.config import EvalConfig
 from foreword.data import BadRow, Reading
-from foreword.data.examples import require_text, room
+from foreword.data.examples import room
 from foreword.errors import ConfigError
 from foreword.evaluation.task import trained_task
 from foreword.prefix import Prefix
-from foreword.settings import to_dict
 from foreword.tasks import TASKS, Measuring, Task, summed_loss
 
 Progress = Callable[[str, int, int], None]  # what is done, rows done, rows in all
@@ -44,7 +43,6 @@ def evaluate(
     generation. progress: called with (what, rows done, rows in all).
     Raises `DataError`, `PrefixFormatError`, `PrefixMismatchError`.
     """
-    require_text(to_dict(config))
     if prefix is None and config.prefix is not None:
         prefix = Prefix.load(config.prefix)
     task = trained_task(base, config, prefix)

@@ -13,7 +13,6 @@ import torch
 from foreword.base import Base
 from foreword.base.sharding import shard
 from foreword.config import TrainConfig
-from foreword.data.examples import require_text
 from foreword.data.order import steps_per_epoch
 from foreword.errors import CheckpointError, ConfigError
 from foreword.init import Beginning, starting_point
@@ -65,7 +64,6 @@ def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> 
     Under `accelerate launch` all processes call this together; the main one writes, into a folder that
     all of them can read.
     """
-    require_text(to_dict(config))
     if not config.data and not config.mixture:
         raise ConfigError("data", "name a file of examples")
     if base.tokenizer is None:
