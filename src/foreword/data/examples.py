@@ -119,6 +119,8 @@ def broken_field(fields: Mapping[str, Any]) -> str | None:
 
 def is_text(value: Any) -> bool:
     """Return False if `value`, or a text within it, holds half a surrogate pair."""
+    if isinstance(value, str):  # as most are
+        return _encodable(value)
     left = [value]
     while left:  # not recursive: a row may be nested as deep as its JSON could be read
         entry = left.pop()
@@ -233,6 +235,8 @@ def text_problem(fields: Mapping[str, Any], name: str) -> str | None:
 
 
 def _encodable(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
