@@ -39,8 +39,17 @@ def main() -> int:
     arguments = parser.parse_args()
     data = data_folder("e2e")
     base = foreword.load("smollm2-135m", device="cpu")
-    prefix = foreword.Prefix.load(arguments.prefix) if arguments.prefix else trained(base, f"{data}/e2e", arguments)
-    config = foreword.CompressConfig(**recorded_settings(prefix.record))
+    rows_of: dict[str, Any] = {
+        "data": f"{data}/e2e/train.jsonl",
+        "validation": f"{data}/e2e/valid.jsonl",
+        "template": TEMPLATE,
+    }
+    if arguments.prefix:
+        prefix = foreword.Prefix.load(arguments.prefix)
+        rows_of = recorded_settings(prefix.record, arguments.prefix)
+    else:
+        prefix = trained(base, f"{data}/e2e", arguments)
+    config = foreword.CompressConfig(**rows_of)
     config = replace(
         config, validation_rows=arguments.rows, recover=arguments.recover,
         choices=tuple(name for name in arguments.choices.split(",") if name),

@@ -22,6 +22,7 @@ def trained(folder: Path, base: Base) -> Path:
 
 
 def config(place: Path, **changes) -> CompressConfig:
-    recorded = recorded_settings(Prefix.load(place / "run" / "prefix").record)
-    values = {"prefix": str(place / "run" / "prefix"), "bleu": False, "choices": tuple(CHOICES)}
+    folder = place / "run" / "prefix"
+    recorded = recorded_settings(Prefix.load(folder).record, folder)
+    values = {"prefix": str(folder), "bleu": False, "choices": tuple(CHOICES)}
     return CompressConfig(**(recorded | values | changes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import foreword
-from foreword.errors import BatchMismatchError, ConfigError, UnsupportedModelError
+from foreword.errors import BatchMismatchError, ConfigError, PrefixFormatError, UnsupportedModelError
 from tiny import tiny_base, trained_like
 from training_helpers import settings, write_rows
 
@@ -67,3 +67,23 @@ def test_what_is_no_decoder_says_so(tmp_path) -> None:
         with pytest.raises(UnsupportedModelError, match="language modelling needs a decoder"):
             foreword.train(tiny_base(kind), settings(write_rows(tmp_path)))
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "template", "field"),
+    [
+        (["a", "b\ud800"], None, r"prompts\[1\]"),
+        (["a", "b"], "{input}\udcff", "template"),
+        (["a", 3], None, r"prompts\[1\]"),
+    ],
+)
+def test_what_no_tokenizer_reads_is_named(prompts, template, field) -> None:
+    with pytest.raises(ConfigError, match=field):
+        tiny_base().generate(prompts, template=template)
+
+
+@pytest.mark.parametrize("template", [3, "\ud800{input}"])
+def test_a_template_in_a_record_that_is_no_text(template) -> None:
+    prefix = trained_like(tiny_base(), 3).with_record("direct", {"template": template})
+    with pytest.raises(PrefixFormatError, match="template"):
+        tiny_base().generate(["a"], prefix)

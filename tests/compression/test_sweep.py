@@ -193,20 +193,23 @@ def test_data_must_be_known(place, base, prefix) -> None:
     ).rows
     assert rows[0].loss == pytest.approx(prefix.record["validation_loss"], rel=1e-5)
     with pytest.raises(ConfigError, match="validation: the prefix was trained on every row"):
-        foreword.compress(base, CompressConfig(data=prefix.record["config"]["data"], choices=("int8",)), prefix)
+        foreword.compress(base, CompressConfig(data=str(place / "train.jsonl"), choices=("int8",)), prefix)
 
 
 def test_the_record_says_what_the_settings_leave_open(place, base, prefix) -> None:
-    rows = foreword.compress(base, CompressConfig(choices=("int8",), bleu=False), prefix).rows
+    folder = str(place / "run" / "prefix")
+    rows = foreword.compress(base, CompressConfig(prefix=folder, choices=("int8",), bleu=False)).rows
     assert rows[0].loss == pytest.approx(prefix.record["validation_loss"], rel=1e-5)
-    few = foreword.compress(base, CompressConfig(choices=("int8",), bleu=False, validation_rows=2), prefix).rows
+    few = foreword.compress(base, CompressConfig(prefix=folder, choices=("int8",), bleu=False, validation_rows=2)).rows
     assert few[0].loss != rows[0].loss
 
 
 def test_without_a_validation_file_the_rows_that_training_held_out_are_measured(place, base) -> None:
     run_of = settings(place, "split", validation=None, seed=3, steps=4, length=4)
     result = foreword.train(base, run_of)
-    own = CompressConfig(**recorded_settings(result.prefix.record), choices=("int8",), bleu=False)
+    own = CompressConfig(
+        **recorded_settings(result.prefix.record, result.run / "prefix"), choices=("int8",), bleu=False
+    )
     rows = load_rows(base, result.prefix, own, needs_training=True)
     wheres = [int(example.where.rpartition(":")[2]) - 1 for example in rows.validation]
     assert wheres == held_out(24, 96, 3)

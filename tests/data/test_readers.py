@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from foreword.base.rendering import Renderer
 from foreword.data import BadRow, Row, read_rows
 from foreword.data import readers as module
+from foreword.data.examples import is_text
 from foreword.errors import DataError
 from rows_helpers import load_examples
 from tiny import byte_tokenizer
@@ -164,3 +165,50 @@ def test_shared_data_sets_are_readable(data_folder) -> None:
     examples, bad = load_examples(str(data_folder / "e2e" / "valid.jsonl"), renderer)
     assert (len(examples), bad) == (547, [])
     assert max(len(example.references) for example in examples) > 1
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("input,target,input", ":1: the field 'input' is named twice"),
+        ("input,target,,other", "column 3 has no name"),
+        ("input, ,target", "column 2 has no name"),
+        (",input,target", "column 1 has no name"),
+        ('input,"tar', ":1: not valid CSV"),
+        ("input,\xff", ":1: not valid UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_a_header_names_each_field_once(tmp_path, header, problem, kind) -> None:
+    """Of two columns of one name the last would win, silently."""
+    path = tmp_path / f"rows.{kind}"
+    text = f"{header}\n{','.join('abcd'[: header.count(',') + 1])}\n"
+    path.write_bytes((text.replace(",", "\t") if kind == "tsv" else text).encode("latin-1"))
+    with pytest.raises(DataError, match=problem) as caught:
+        list(read_rows(str(path)))
+    assert str(path) in str(caught.value)
+
+
+HALF = "\ud800"
+
+
+@pytest.mark.parametrize("value", [HALF, [f"a{HALF}"], {"x": [HALF]}, {HALF: 1}, [[{"a": [f"{HALF}b"]}]]], ids=repr)
+def test_half_a_surrogate_pair_anywhere_in_a_row_is_told(tmp_path, value) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [{"input": "x", "target": "y"}, {"input": "x", "target": "y", "more": value}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"rows.jsonl:2: field 'more' holds half a surrogate pair"):
+        load_examples(str(path), Renderer(byte_tokenizer(), "{input}"))
+    examples, bad = load_examples(str(path), Renderer(byte_tokenizer(), "{input}"), max_bad_rows=1)
+    assert (len(examples), len(bad)) == (1, 1)
+
+
+def test_deep_rows_are_no_reason_to_stop(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    deep = '{"a":' * 400 + "1" + "}" * 400
+    path.write_text('{"input": "x", "target": "y", "more": ' + deep + "}\n")
+    assert len(load_examples(str(path), Renderer(byte_tokenizer(), "{input}"))[0]) == 1
+
+
+def test_whole_pairs_are_text() -> None:
+    assert is_text({"a": ["😀", "\ue000", 1, None, 0.5]})

@@ -13,7 +13,7 @@ import foreword
 from foreword.errors import CheckpointError
 from foreword.methods import METHODS
 from foreword.tasks import lm
-from foreword.training.checkpoint import list_checkpoints, read_state
+from foreword.training.checkpoint import list_checkpoints, prune, read_state, step_of
 from tiny import tiny_base
 from training_helpers import copy_until, equal, final_state, settings, tensors, untimed, write_rows
 
@@ -119,3 +119,33 @@ def test_other_rows_or_weights_are_not_resumed(rows) -> None:
     (rows / "train.jsonl").write_text(lines)
     with pytest.raises(CheckpointError, match="other data"):
         foreword.train(tiny_base(), settings(rows, steps=2, resume=str(run)))
+
+
+ODD_NAMES = ["step-abc", "step-", "step-٣", "step--3", "step-1.5", "step-000005 ", "step-1e3", "step-" + "9" * 5000]
+
+
+def test_what_has_another_name_is_no_checkpoint(rows) -> None:
+    """Such folders, and a file of a checkpoint's name, are neither read nor removed."""
+    base = tiny_base()
+    run = foreword.train(base, settings(rows, steps=4, checkpoint_every=2, keep_checkpoints=2)).run
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    odd = [run / "checkpoints" / name for name in ODD_NAMES if len(name) < 200]
+    for path in odd:
+        shutil.copytree(newest, path)
+    (run / "checkpoints" / "step-1").write_text("a file")
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-000002", "step-000004"]
+    assert foreword.train(base, settings(rows, steps=4, checkpoint_every=2, resume=str(run))).steps == 4
+    assert all(path.is_dir() for path in odd)
+    for name in ODD_NAMES:
+        with pytest.raises(CheckpointError, match="has not the name of a checkpoint"):
+            step_of(run / "checkpoints" / name)
+
+
+def test_checkpoints_are_in_order_of_their_steps(tmp_path) -> None:
+    """Beyond a million steps, too, where the names get longer."""
+    for step in (1_000_000, 999_999, 20, 1_000_001):
+        (tmp_path / f"step-{step:06d}").mkdir()
+        (tmp_path / f"step-{step:06d}" / "state.json").write_text("{}")
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [20, 999_999, 1_000_000, 1_000_001]
+    prune(tmp_path, 2)
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [1_000_000, 1_000_001]

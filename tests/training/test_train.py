@@ -19,7 +19,7 @@ from foreword.training import loop
 from foreword.training.checkpoint import list_checkpoints
 from foreword.training.events import Started
 from foreword.training.schedule import learning_rate
-from tiny import tiny_base
+from tiny import tiny_base, trained_like
 from training_helpers import equal, settings, tensors, write_rows
 
 
@@ -234,3 +234,23 @@ def test_learning_rate_schedule() -> None:
     assert learning_rate(6, 9, 1.0, 2, 0.1, "cosine") == pytest.approx(0.55)
     assert learning_rate(10, 10, 1.0, 2, 0.1, "constant") == 1.0
     assert learning_rate(1, 1, 1.0, 0, 0.1, "linear") == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize("epochs", [1e308, 1.7976931348623157e308, 1e15])
+def test_more_epochs_than_a_run_can_have(rows, epochs) -> None:
+    with pytest.raises(ConfigError, match="epochs: "):
+        foreword.train(tiny_base(), settings(rows, steps=None, epochs=epochs))
+    assert not (rows / "run").exists()
+
+
+@pytest.mark.parametrize("length", [256, 300, 10**9])
+def test_a_prefix_that_fills_all_positions_is_told_so(rows, length) -> None:
+    with pytest.raises(ConfigError, match=rf"length: {length} virtual tokens fill the 256 positions .* shorter prefix"):
+        foreword.train(tiny_base(), settings(rows, length=length))
+    base = tiny_base()
+    long = trained_like(base, 256).with_record("direct", {"template": "{input}="})
+    data = str(rows / "valid.jsonl")
+    with pytest.raises(ConfigError, match="length: 256 virtual tokens fill the 256 positions"):
+        foreword.evaluate(base, foreword.EvalConfig(data=data, metrics=("loss",)), long)
+    with pytest.raises(ConfigError, match="length: 256 virtual tokens fill the 256 positions"):
+        foreword.compress(base, foreword.CompressConfig(validation=data, choices=("int8",), bleu=False), long)

@@ -18,6 +18,7 @@ from foreword.models.lora import carries_lora, combined_hash, without_lora
 from foreword.models.slots import ModelSlots, Slot, embedding_width, find_slots
 from foreword.models.weights import hash_parameters
 from foreword.prefix import KV, Fingerprint, Prefix
+from foreword.prefix.records import public_name
 from foreword.proof import require_proof
 
 Prefixes = Prefix | None | Sequence[Prefix | None]
@@ -128,7 +129,7 @@ class FrozenModel:
             num_layers=config.num_hidden_layers,
             vocab_size=getattr(config, "vocab_size", None) or 0,  # models of pictures have none
             weights=self.weights_hash(),
-            source=str(self.name),
+            source=public_name(str(self.name)),
             quantisation=self._quantisation,
             support=support_of(self.model),
         )

@@ -14,6 +14,7 @@ from foreword.base.inputs import padded, prefix_per_prompt, ready
 from foreword.base.rendering import Renderer, require_tokenizer
 from foreword.errors import ConfigError
 from foreword.prefix import Prefix
+from foreword.prefix.records import recorded_template
 
 _CACHE_OPTIONS = {"past_key_values", "cache_implementation", "use_cache"}
 
@@ -37,9 +38,22 @@ def generate_texts(
     if options.get("num_return_sequences", 1) != 1:
         raise ConfigError("num_return_sequences", "must be 1 here; attach and call base.model.generate for more")
     rows = prefix_per_prompt(prefix, len(prompts))
+    _require_text(prompts, template)
     prepared = [_prepare(base, prompt, row, template) for prompt, row in zip(prompts, rows, strict=True)]
     answers = generate_texts_of(base, prepared, rows, options, batch_size, progress or (lambda done: None))
     return [answer.strip() for answer in answers]
+
+
+def _require_text(prompts: Sequence[str], template: str | None) -> None:
+    """Raise `ConfigError` for a prompt or template that no tokenizer reads."""
+    named = {f"prompts[{index}]": prompt for index, prompt in enumerate(prompts)}
+    for name, text in (named if template is None else named | {"template": template}).items():
+        if not isinstance(text, str):
+            raise ConfigError(name, f"must be text, not {type(text).__name__}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ConfigError(name, "holds half a surrogate pair, which is not text; write it in UTF-8") from error
 
 
 def generate_texts_of(
@@ -102,7 +116,7 @@ def _prepare(
     base: FrozenModel, prompt: str, prefix: Prefix | None, template: str | None
 ) -> tuple[list[int], list[int]]:
     """Return (token ids of the rendered prompt, stop tokens)."""
-    trained_template = None if prefix is None else prefix.record.get("template")
+    trained_template = None if prefix is None else recorded_template(prefix.record)
     renderer = Renderer(base.tokenizer, template or trained_template, apart=bool(base.model.config.is_encoder_decoder))
     if len(renderer.fields) > 1:
         names = ", ".join(renderer.fields)

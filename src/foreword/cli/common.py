@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
     from foreword.base import Base
@@ -43,18 +48,59 @@ SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder.")]
 Prefix = Annotated[str | None, typer.Option("--prefix", help="A saved prefix's folder. Default: the plain base.")]
 
 
+# Control characters, line separators, half surrogate pairs, and marks that turn the reading direction
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Return `text` with each character that could steer a terminal as an escape such as `\x1b`.
+
+    Texts from files may hold such characters. keep: those of them that stay, for instance new lines.
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else _escaped(match[0]), text)
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+
+class _Printer(Console):
+    """A console whose text is `printable`; colours and cursor movements are Rich's own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else printable(segment.text, keep="\n")
+            yield segment if text == segment.text else Segment(text, segment.style, segment.control)
+
+
 def out() -> Console:
     """Results."""
-    return Console(highlight=False, markup=False)
+    return _Printer(highlight=False, markup=False)
 
 
 def err() -> Console:
     """Progress and notes; `is_terminal` says whether to show progress."""
-    return Console(stderr=True, highlight=False, markup=False)
+    return _Printer(stderr=True, highlight=False, markup=False)
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print valid JSON: what is not finite becomes null, and characters that could steer a terminal are escaped."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    typer.echo(_UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def say(text: str) -> None:
+    """Print one line on stderr, whatever characters are in it."""
+    typer.echo(printable(text), err=True)
 
 
 def load_base(
@@ -76,20 +122,35 @@ def load_base(
 
 
 def note(text: str) -> None:
-    typer.echo(f"note: {text}", err=True)
+    say(f"note: {text}")
 
 
 def model_for(model: str | None, prefix: str | None) -> str:
-    """The base to load: the one named, else the one a prefix was made on, else the default."""
+    """The base to load: the one named, else the one a prefix was made on, else the default.
+
+    Where a prefix's base is a local folder, its path is in the run folder that the prefix lies in. Raises `ConfigError`
+    if the path is not known or is gone.
+    """
     from foreword.config import DEFAULT_MODEL
 
-    if model is not None:
-        return model
-    if prefix is not None:
-        from foreword.prefix.stored import read_manifest
+    if model == "":
+        raise ConfigError("--model", "is empty; name a hub id, a folder or a .gguf file")
+    if model is not None or prefix is None:
+        return model or DEFAULT_MODEL
+    from foreword.prefix import Fingerprint
+    from foreword.prefix.records import is_local, run_settings
+    from foreword.prefix.stored import MANIFEST, read_manifest
 
-        return str(read_manifest(Path(prefix))["base"].get("source") or DEFAULT_MODEL)
-    return DEFAULT_MODEL
+    manifest = read_manifest(Path(prefix))
+    recorded = Fingerprint.from_manifest(manifest["base"], str(Path(prefix) / MANIFEST)).source or DEFAULT_MODEL
+    of_run = run_settings(prefix, manifest["record"]).get("model")
+    for name in (of_run, recorded):
+        if isinstance(name, str) and (not is_local(name) or os.path.exists(name)):
+            return name
+    raise ConfigError(
+        "--model",
+        f"the prefix was made on the local base {of_run or recorded}, which is not there; say where it is with --model",
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from rich.table import Table
 from foreword.cli import common
 from foreword.cli.flags import values, with_flags
 from foreword.config import CompressConfig
+from foreword.errors import ConfigError
 from foreword.settings import about_data
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def command(
     from foreword.settings import build
 
     given = values(CompressConfig, flags)
-    recorded = recorded_settings(read_manifest(Path(prefix))["record"])
+    recorded = recorded_settings(read_manifest(Path(prefix))["record"], prefix)
     given = recorded | given | {"prefix": prefix, "model": common.model_for(model, prefix)}
     config = build(CompressConfig, given, "flags")
     from foreword.compression import CompressResult
@@ -52,12 +53,12 @@ def command(
     try:
         result = keep(measured, config)
     except CompressionError:  # what was measured is worth seeing all the same
-        _report(CompressResult(measured), json)
+        _report(CompressResult(measured), json, config.model)
         raise
-    _report(result, json)
+    _report(result, json, config.model)
 
 
-def _report(result: CompressResult, as_json: bool) -> None:
+def _report(result: CompressResult, as_json: bool, model: str) -> None:
     picked = None if result.picked is None else result.picked.choice
     where = None if result.output is None else str(result.output)
     if as_json:
@@ -70,7 +71,18 @@ def _report(result: CompressResult, as_json: bool) -> None:
         console.print(
             f"picked   {picked}, saved in {where}  ({result.picked.num_bytes / 1000:,.0f} KB)", soft_wrap=True
         )
-        console.print(f"use it   foreword generate --prefix {where} 'your input'", soft_wrap=True)
+        console.print(
+            f"use it   foreword generate --prefix {where}{_model_flag(where, model)} 'your input'", soft_wrap=True
+        )
+
+
+def _model_flag(where: str | None, model: str) -> str:
+    """The flag that names the base, where a prefix can't tell: away from its run, of a local base."""
+    try:
+        common.model_for(None, where)
+    except ConfigError:
+        return f" --model {model}"
+    return ""
 
 
 def _row(row: MeasuredChoice, whole: MeasuredChoice) -> dict[str, Any]:

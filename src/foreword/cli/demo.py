@@ -33,7 +33,6 @@ def command(
 
     The data is this interpreter's own standard library, split by module. About five minutes on two cores.
     """
-    from foreword.config import DEFAULT_MODEL
     from foreword.errors import ConfigError
     from foreword.files import free_name
 
@@ -41,7 +40,7 @@ def command(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError("--output", f"{output} exists and is not empty; remove it or choose another folder")
     began = time.monotonic()
-    base = common.load_base(model or DEFAULT_MODEL)
+    base = common.load_base(common.model_for(model, None))
     from foreword.cli.progress import TrainingProgress
     from foreword.demo.run import DemoConfig, compare, peak_megabytes, train_demo
 

@@ -38,6 +38,7 @@ def command(
     if answers is not None:
         _require_answers(answers, config)
     from foreword.evaluation import evaluate, require_metrics
+    from foreword.files import writing
 
     require_metrics(config.metrics or ())
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
@@ -47,18 +48,20 @@ def command(
     for bad in result.bad_rows:
         common.note(f"left out {bad}")
     if answers is not None:
-        answers.write_text("".join(" ".join(text.split()) + "\n" for text in result.texts), encoding="utf-8")
+        with writing(answers):
+            answers.write_text("".join(" ".join(text.split()) + "\n" for text in result.texts), encoding="utf-8")
     _report(result, json)
 
 
 def _config(data: str, prefix: str | None, model: str | None, flags: dict[str, Any]) -> EvalConfig:
     """Settings of the prefix's training, then the flags'."""
+    from foreword.prefix.records import recorded_config
     from foreword.prefix.stored import read_manifest
     from foreword.settings import build
 
     given = {"data": data} | values(EvalConfig, flags | {"prefix": prefix, "metrics": flags.get("metrics") or None})
     if prefix is not None:
-        trained = read_manifest(Path(prefix))["record"].get("config", {})
+        trained = recorded_config(read_manifest(Path(prefix))["record"])
         of_task = of_each_task(EvalConfig) - {"data", "template"}  # the record keeps the template that was used
         given = {name: trained[name] for name in of_task if name in trained} | given
     return build(EvalConfig, given | {"model": common.model_for(model, prefix)}, "flags")
@@ -73,6 +76,8 @@ def _require_answers(answers: Path, config: EvalConfig) -> None:
         raise ConfigError("--answers", f"there are none without a text metric ({', '.join(TEXT_METRICS)})")
     if not answers.absolute().parent.is_dir():
         raise ConfigError("--answers", f"{answers.parent} is not a folder")
+    if answers.is_dir():
+        raise ConfigError("--answers", f"{answers} is a folder; name a file")
 
 
 def _report(result: EvalResult, as_json: bool) -> None:

@@ -11,6 +11,8 @@ import typer
 from foreword.cli import common
 from foreword.cli.flags import unescape
 
+MOST_INPUT = 100 * 2**20  # bytes of a file of inputs
+
 
 def command(
     prompts: Annotated[
@@ -58,20 +60,21 @@ def command(
     if json:
         common.print_json([{"input": prompt, "text": text} for prompt, text in zip(inputs, texts, strict=True)])
         return
-    for text in texts:
-        typer.echo(text)
+    for text in texts:  # a file or another program gets them as they are
+        typer.echo(common.printable(text, keep="\n\t") if sys.stdout.isatty() else text)
 
 
 def _inputs(prompts: list[str] | None, file: Path | None) -> list[str]:
     from foreword.errors import ConfigError
+    from foreword.files import Unreadable, read_text
 
     if prompts and file:
         raise ConfigError("--file", "give inputs as arguments or in a file, not both")
     if file is not None:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("--file", f"{file} can't be read: {error}") from error
+            lines = read_text(file, MOST_INPUT).splitlines()
+        except Unreadable as error:
+            raise ConfigError("--file", f"{file} {error}; what is no file can be given on stdin") from error
     else:
         lines = prompts or sys.stdin.read().splitlines()
     inputs = [line for line in lines if line.strip()]

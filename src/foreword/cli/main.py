@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from foreword._version import __version__
-from foreword.cli import compress, demo, doctor, evaluate, export, generate, methods, show, slots, train
+from foreword.cli import common, compress, demo, doctor, evaluate, export, generate, methods, show, slots, train
 from foreword.errors import ConfigError, ForewordError, InterruptedRunError
 
 SHOWN = 10  # bad rows that a DataError's own text names
@@ -68,7 +69,9 @@ def execute(arguments: list[str]) -> int:
     try:
         result = app(arguments, prog_name="foreword", standalone_mode=False)
     except _USAGE as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        typer.echo(common.printable(shown.getvalue(), keep="\n"), err=True, nl=False)
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
@@ -79,21 +82,28 @@ def execute(arguments: list[str]) -> int:
         if debug:
             raise
         for problem in getattr(error, "problems", ())[SHOWN:]:  # the rest; the text shows the first ones
-            typer.echo(f"bad row: {problem}", err=True)
+            common.say(f"bad row: {problem}")
         if not isinstance(error, InterruptedRunError) or os.environ.get("RANK", "0") == "0":
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            common.say(f"error: {' '.join(str(error).split())}")
         return 2 if isinstance(error, ConfigError) else getattr(error, "exit_code", 1)
     except Exception as error:
         if debug:
             raise
-        first = (str(error).strip().splitlines() or [""])[0]
-        typer.echo(f"unexpected {type(error).__name__}: {first} (--debug shows more)", err=True)
+        common.say(_told(error))
         return 1
     if result == 130:  # Typer's own answer to Ctrl-C
         typer.echo("interrupted", err=True)
     return int(result) if isinstance(result, int) else 0
 
 
+def _told(error: Exception) -> str:
+    """One line about an error that Foreword didn't raise. A file that can't be used is no fault in the program."""
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return f"error: {error.filename:.200}: {error.strerror}"
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {first} (--debug shows more)"
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if category.__module__.startswith("foreword"):
-        typer.echo(f"note: {message}", err=True)
+        common.note(str(message))

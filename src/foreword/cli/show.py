@@ -31,8 +31,8 @@ def command(
     if json:
         common.print_json(manifest)
         return
-    record, base = manifest["record"], manifest["base"]
-    table = Table(show_header=False, title=Text(prefix))
+    record, base = manifest["record"], loaded.base
+    table = Table(show_header=False, title=Text(common.printable(prefix)))
     table.add_column()
     table.add_column(overflow="fold")
     lengths = {kv.length for kv in loaded.slots.values()} or {loaded.length}
@@ -47,16 +47,15 @@ def command(
         "position offset": str(loaded.position_offset),
         "merge": loaded.merge,
         "exports as": loaded.kind.export,
-        "base": f"{base['source']} ({base['architecture']})",
-        "base weights": f"{base['weights']}"
-        + (f", dequantised {base['quantisation']}" if base["quantisation"] else ""),
+        "base": f"{base.source} ({base.architecture})",
+        "base weights": f"{base.weights}" + (f", dequantised {base.quantisation}" if base.quantisation else ""),
         "method": loaded.method,
         "digest": manifest["digest"],
     }
     shown = ("template", "step", "validation_loss", "training_rows", "trained_parameters")
     facts |= {name.replace("_", " "): repr(record[name]) for name in shown if name in record}
     for name, fact in facts.items():
-        table.add_row(name, Text(fact))
+        table.add_row(name, Text(common.printable(fact)))
     common.out().print(table)
 
 

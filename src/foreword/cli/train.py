@@ -55,13 +55,16 @@ def command(
 
 def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
     """Settings of the resumed run, then the file's, then the flags'."""
-    from foreword.settings import build, read_settings
+    from foreword.settings import build, describe, read_settings
     from foreword.training.checkpoint import find_checkpoint, read_state
 
     values = {} if run is None else read_settings(run)
     resume = flags.get("resume") or values.get("resume")
     saved = read_state(find_checkpoint(Path(resume)))[1] if resume else {}
-    return build(TrainConfig, saved | values | flags, run or "flags")
+    known = {name: value for name, value in saved.items() if name in describe(TrainConfig)}
+    if newer := sorted(set(saved) - set(known)):
+        common.note(f"the run has settings of another version, which are ignored: {', '.join(newer)}")
+    return build(TrainConfig, known | values | flags, run or "flags")
 
 
 def _report(result: TrainResult, as_json: bool) -> None:

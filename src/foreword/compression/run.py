@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from foreword.config import CompressConfig
 from foreword.errors import ConfigError, NonFiniteError, PrefixError
 from foreword.evaluation import Progress, evaluate_items
 from foreword.prefix import Prefix
+from foreword.prefix.records import public_prefix
 from foreword.prefix.stored import require_replaceable
 from foreword.tasks import Measuring, summed_loss
 
@@ -112,7 +114,7 @@ def output_of(config: CompressConfig) -> Path | None:
         raise ConfigError("output", "name a folder for the prefix that is picked")
     original = Path(config.prefix)
     output = Path(config.output) if config.output is not None else original.with_name(f"{original.name}-compressed")
-    if config.prefix and output.resolve() == original.resolve():
+    if config.prefix and os.path.realpath(output) == os.path.realpath(original):  # of a loop of links, too
         raise ConfigError("output", f"{output} is the uncompressed prefix itself; name another folder")
     return output
 
@@ -121,7 +123,7 @@ class _Sweep:
     """Measures the choices of one sweep, with the rows and the attention mass that they share."""
 
     def __init__(self, base: Base, config: CompressConfig, prefix: Prefix, rows: SweepRows) -> None:
-        self._base, self._config, self._prefix, self._rows = base, config, prefix, rows
+        self._base, self._config, self._prefix, self._rows = base, config, public_prefix(prefix), rows
         self._mass: Mapping[str, Tensor] = {}
         self._uncompressed_loss = math.nan
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
+from foreword.base.frozen import FrozenModel
 from foreword.base.rendering import Renderer
 from foreword.data.readers import read_rows
 from foreword.data.rows import BadRow, Row
-from foreword.errors import DataError
+from foreword.errors import ConfigError, DataError
 
 SHOWN = 10  # bad rows that an error message shows
 LISTED = 10_000  # bad rows after which reading stops, if fewer are allowed
@@ -73,6 +74,21 @@ class Reading:
     split: str = "train"
 
 
+def room(base: FrozenModel, length: int) -> int:
+    """Return the most tokens of a row behind a prefix of `length` virtual tokens.
+
+    Raises `ConfigError` if the prefix leaves no position to a row.
+    """
+    most = base.max_positions - length
+    if most < 1:
+        raise ConfigError(
+            "length",
+            f"{length} virtual tokens fill the {base.max_positions} positions of {base.name}, and no row fits behind "
+            "them; take a shorter prefix, or a base with more positions",
+        )
+    return most
+
+
 def load_items(
     source: str,
     make: Callable[[Mapping[str, Any], str], ItemT | str],
@@ -91,14 +107,40 @@ def load_items(
     def items() -> Iterator[ItemT | BadRow]:
         rows = read_rows(source, reading.split)
         while chunk := list(islice(rows, AHEAD if reading.limit is None else min(reading.limit, AHEAD))):
-            ahead([row.fields for row in chunk if isinstance(row, Row)])
+            ahead([row.fields for row in chunk if isinstance(row, Row) and not broken_field(row.fields)])
             for row in chunk:
-                yield row if isinstance(row, BadRow) else _checked(row, make(row.fields, row.where), reading)
+                yield _item(row, make, reading)
 
     return collect(source, items(), reading.max_bad_rows, reading.limit)
 
 
-def _checked(row: Row, item: ItemT | str, reading: Reading) -> ItemT | BadRow:
+def broken_field(fields: Mapping[str, Any]) -> str | None:
+    """Return the first field with half a surrogate pair in it, which no tokenizer reads; None if there is none."""
+    return next((name for name, value in fields.items() if not is_text(name) or not is_text(value)), None)
+
+
+def is_text(value: Any) -> bool:
+    """Return False if `value`, or a text within it, holds half a surrogate pair."""
+    if isinstance(value, str):  # as most are
+        return _encodable(value)
+    left = [value]
+    while left:  # not recursive: a row may be nested as deep as its JSON could be read
+        entry = left.pop()
+        if isinstance(entry, str) and not _encodable(entry):
+            return False
+        if isinstance(entry, Mapping):
+            left += [*entry.keys(), *entry.values()]
+        elif isinstance(entry, list | tuple):
+            left += entry
+    return True
+
+
+def _item(row: Row | BadRow, make: Callable[[Mapping[str, Any], str], ItemT | str], reading: Reading) -> ItemT | BadRow:
+    if isinstance(row, BadRow):
+        return row
+    if (name := broken_field(row.fields)) is not None:
+        return BadRow(row.file, row.line, f"field {name!r} holds half a surrogate pair, which is not text")
+    item = make(row.fields, row.where)
     if isinstance(item, str):
         return BadRow(row.file, row.line, item)
     if reading.max_tokens is not None and item.num_tokens > reading.max_tokens:
@@ -198,6 +240,8 @@ def text_problem(fields: Mapping[str, Any], name: str) -> str | None:
 
 
 def _encodable(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -169,7 +169,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | BadRow]:
 
 
 def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
-    """Return the names of the fields. Raises `DataError`."""
+    """Return the names of the fields. Raises `DataError` unless each has a name of its own."""
     try:
         header = next(reader, None)
     except csv.Error as error:
@@ -180,8 +180,11 @@ def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
         raise DataError(f"{path}:1: names {len(header):,} fields; at most {MAX_COLUMNS:,} are read")
     if any(_undecoded(name) for name in header):
         raise DataError(f"{path}:1: not valid UTF-8")
-    if (name := twice(header)) is not None:
-        raise DataError(f"{path}:1: the field {name!r:.60} is named twice")
+    for number, name in enumerate(header, start=1):
+        if not name.strip():
+            raise DataError(f"{path}:1: column {number} has no name; name or remove it")
+    if (doubled := twice(header)) is not None:
+        raise DataError(f"{path}:1: the field {doubled!r:.60} is named twice; rename or remove one")
     return header
 
 

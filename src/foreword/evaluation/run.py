@@ -9,6 +9,7 @@ from typing import Any
 from foreword.base import Base
 from foreword.config import EvalConfig
 from foreword.data import BadRow, Reading
+from foreword.data.examples import room
 from foreword.errors import ConfigError
 from foreword.evaluation.task import trained_task
 from foreword.prefix import Prefix
@@ -53,7 +54,7 @@ def evaluate(
             )
     length = 0 if prefix is None else prefix.length
     reading = Reading(
-        max_tokens=config.max_tokens or base.max_positions - length,
+        max_tokens=config.max_tokens or room(base, length),
         max_bad_rows=config.max_bad_rows,
         limit=config.rows,
         split="validation",

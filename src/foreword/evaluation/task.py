@@ -7,10 +7,12 @@ from typing import Any
 
 from foreword.base import Base
 from foreword.config import EvalConfig
+from foreword.data.examples import broken_field
 from foreword.data.readers import read_rows
 from foreword.data.rows import Row
 from foreword.errors import ConfigError
 from foreword.prefix import Prefix
+from foreword.prefix.records import recorded_template
 from foreword.tasks import Task, TaskSettings, make_task, settings_of
 from foreword.tasks.saved import MANIFEST, choose, fill, read_states, split_name
 
@@ -37,9 +39,10 @@ def trained_task(base: Base, config: EvalConfig, prefix: Prefix | None) -> Task[
         task = make_task(base, str(state.get("task")), settings)
         fill(task, state, tensors, name)
         return task
-    template = config.template or (None if prefix is None else prefix.record.get("template"))
+    template = config.template or (None if prefix is None else recorded_template(prefix.record))
     task = make_task(base, config.task, settings_of(vars(config) | {"template": template}))
-    task.learn(row.fields for row in read_rows(config.data) if isinstance(row, Row))
+    rows = (row.fields for row in read_rows(config.data) if isinstance(row, Row))
+    task.learn(fields for fields in rows if broken_field(fields) is None)
     if task.head is not None:
         raise ConfigError("head", f"{task.name} needs a trained one; name the head/ that a run left beside its prefix")
     return task

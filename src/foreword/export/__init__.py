@@ -11,7 +11,7 @@ from foreword import plugins
 from foreword.errors import ExportError
 from foreword.export.base import Exporter
 from foreword.export.transformers_cache import TransformersCache
-from foreword.files import new_folder
+from foreword.files import new_folder, writing
 from foreword.prefix import Prefix
 
 EXPORTERS: dict[str, type[Exporter]] = {kind.name: kind for kind in (TransformersCache,)}
@@ -33,7 +33,11 @@ def export_prefix(prefix: Prefix, to: str, output: str | Path) -> str:
     if (reason := exporter.refusal(prefix)) is not None:
         raise ExportError(f"the prefix can't be exported to {to}: {reason}")
     folder = Path(output)
-    if folder.exists():
+    if "\0" in str(output):
+        raise ExportError("the name of the output holds a null character; name a new folder")
+    with writing(folder):
+        taken = folder.exists()
+    if taken:
         raise ExportError(f"{folder} exists; name a new folder")
     with new_folder(folder) as temporary:
         exporter.write(prefix, temporary)

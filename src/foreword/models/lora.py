@@ -14,10 +14,11 @@ from typing import Any
 from torch import nn
 
 from foreword.errors import ConfigError, DependencyError, ModelError, UnsupportedModelError
-from foreword.files import new_folder
+from foreword.files import new_folder, read_json, write_json
 from foreword.models.folder import UNREADABLE, read_config
 from foreword.models.weights import hash_tensors
 from foreword.plain import shown
+from foreword.prefix.records import public_name
 
 MOST_RANK = 8_192
 _PATTERNED = (
@@ -137,7 +138,17 @@ def save_lora(model: Any, folder: Path) -> Path:
             for file in (temporary / name).iterdir():
                 file.replace(temporary / file.name)
             (temporary / name).rmdir()
+        _leave_out_places(temporary)
     return folder
+
+
+def _leave_out_places(folder: Path) -> None:
+    """Name the base of a saved adapter without its path, and remove PEFT's model card, which has it too."""
+    (folder / "README.md").unlink(missing_ok=True)
+    file = folder / "adapter_config.json"
+    config = read_json(file)
+    if isinstance(name := config.get("base_model_name_or_path"), str):
+        write_json(file, config | {"base_model_name_or_path": public_name(name)})
 
 
 def active_lora(model: Any) -> str:

@@ -3,6 +3,7 @@
 value     `Prefix` and `Fingerprint`
 kinds     the kinds of prefix: their tensors, and how they join attention; one class per kind
 stored    the saved form: tensors and a manifest in a folder
+records   what a record may say, and where the rest is
 encoding  stored forms of a tensor that take fewer bytes
 """
 

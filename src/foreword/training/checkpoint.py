@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ TENSORS = "state.safetensors"
 STATE = "state.json"
 VERSION = 4
 READABLE = (3, 4)
+_NAME = re.compile("step-[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,15 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in `folder`, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
+    """Complete checkpoints in `folder`, oldest first. What has another name is none."""
+    complete = [path.parent for path in folder.glob(f"step-*/{STATE}") if _NAME.fullmatch(path.parent.name)]
+    return sorted(complete, key=lambda path: (step_of(path), path.name))
 
 
 def step_of(path: Path) -> int:
-    """The number of updates after which a checkpoint was made, from its name."""
+    """The number of updates after which a checkpoint was made, from its name. Raises `CheckpointError`."""
+    if not _NAME.fullmatch(path.name):
+        raise CheckpointError(f"{path} has not the name of a checkpoint, such as step-000020")
     return int(path.name.removeprefix("step-"))
 
 

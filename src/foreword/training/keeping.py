@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from foreword.methods import METHODS
 from foreword.models.lora import save_lora
 from foreword.objectives import OBJECTIVES
 from foreword.prefix import Prefix
+from foreword.prefix.records import data_name, file_name, public_prefix, public_settings, text_digest
+from foreword.prefix.stored import read_manifest
 from foreword.settings import to_dict
 from foreword.tasks import Task
 from foreword.tasks.saved import save_task
@@ -40,6 +42,7 @@ class Keeper:
     ) -> None:
         self._task, self._trained, self._config, self._folder = task, trained, config, folder
         self._rows, self._inputs = rows, inputs
+        self._origins = _texts_and_folders(config)
 
     def best(self, prefix: Prefix, state: RunState, on_saved: OnSaved) -> None:
         """Save the best so far: the prefix, beside it the task's head, and the LoRA if one is trained."""
@@ -50,7 +53,7 @@ class Keeper:
             on_saved("lora", save_lora(base.model, self._folder.lora))
             fingerprint = dataclasses.replace(prefix.base, weights=base.weights_hash())
             prefix = dataclasses.replace(prefix, base=fingerprint)
-        recorded = prefix.with_record(self._config.method, self._record(state))
+        recorded = public_prefix(prefix).with_record(self._config.method, self._record(state))
         on_saved("prefix", recorded.save(self._folder.prefix))
 
     def checkpoint(self, optimizer: torch.optim.Optimizer, state: RunState) -> Path:
@@ -73,5 +76,39 @@ class Keeper:
             "validation_loss": state.best_loss,
             "training_rows": self._rows,
             "trained_parameters": sum(p.numel() for group in self._trained.groups() for p in group.parameters),
-            "config": to_dict(config),
+            "data": _data(config, self._rows, self._inputs),
+            "config": public_settings(to_dict(config)),
+            **self._origins,
         } | ({"plugins": plugged} if plugged else {})
+
+
+def _data(config: TrainConfig, rows: int, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Names of the files without their places, and digests of the rows. A validation without name was held out."""
+    return {
+        "training": {"name": _names(config, "data"), "rows": rows, "digest": inputs.get("data")},
+        "validation": {"name": _names(config, "validation"), "digest": inputs.get("validation")},
+    }
+
+
+def _names(config: TrainConfig, field: str) -> Any:
+    """The name of a source, or of each task's; None where there is none."""
+    if config.mixture:
+        sources = {task: values.get(field) for task, values in config.mixture.items()}
+    else:
+        sources = {"": getattr(config, field)}
+    names = {task: data_name(source) if source else None for task, source in sources.items()}
+    return names if config.mixture else names[""]
+
+
+def _texts_and_folders(config: TrainConfig) -> dict[str, Any]:
+    """What stands in a record for the text and the folders that a run began from."""
+    told: dict[str, Any] = {}
+    if config.init_text is not None:
+        told["init_text"] = text_digest(config.init_text)
+    if config.init == "prefix" and config.init_prefix is not None:
+        told["init_prefix"] = {"digest": read_manifest(Path(config.init_prefix))["digest"]}
+    if config.init_head is not None:
+        told["init_head"] = {"name": file_name(config.init_head)}
+    if config.lora is not None:
+        told["lora"] = {"name": file_name(config.lora)}
+    return told

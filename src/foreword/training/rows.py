@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from foreword.base import Base
 from foreword.config import DataConfig, TrainConfig
 from foreword.data import BadRow, Item, Reading
+from foreword.data.examples import broken_field, room
 from foreword.data.order import HELD_OUT, WINDOW, batches, held_out
 from foreword.data.readers import read_rows
 from foreword.data.rows import Row
@@ -93,7 +94,7 @@ def _settings(name: str, values: Any) -> dict[str, Any]:
 
 def load_rows(task: Task[Any], config: TrainConfig) -> RunRows:
     """Read every row of a run; the task learns its labels from the training rows. Raises `DataError`."""
-    most = config.max_tokens or task.base.max_positions - config.length
+    most = config.max_tokens or room(task.base, config.length)
     if not isinstance(task, Mixture):
         return _load(task, config, config.data, config.validation, most)
     whole = RunRows([], [], [])
@@ -130,7 +131,8 @@ class _Fields:
         self._source = source
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (row.fields for row in read_rows(self._source) if isinstance(row, Row))
+        rows = (row.fields for row in read_rows(self._source) if isinstance(row, Row))
+        return (fields for fields in rows if broken_field(fields) is None)
 
 
 def order_of(task: Task[Any], items: Sequence[Item], config: TrainConfig, start: int) -> Iterator[list[int]]:

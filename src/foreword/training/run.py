@@ -35,6 +35,8 @@ from foreword.training.processes import Processes
 from foreword.training.rows import RowBatches, RunRows, digest, load_rows, task_of
 from foreword.training.trained import Trained
 
+MOST_STEPS = 10**12  # at a thousand a second, thirty years
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -164,9 +166,16 @@ def _beginning(config: TrainConfig) -> Beginning:
 
 def _resolved(config: TrainConfig, method: Method, task: Task[Any], rows: RunRows) -> TrainConfig:
     """What the run comes to; saved, so that it can be done again."""
-    steps = config.steps or math.ceil(config.epochs * steps_per_epoch(len(rows.training), config.batch_size))
+    steps = config.steps or _steps_of(config.epochs, steps_per_epoch(len(rows.training), config.batch_size))
     lr = method.default_lr if config.lr is None else config.lr
     return dataclasses.replace(config, lr=lr, template=task.template, steps=steps)
+
+
+def _steps_of(epochs: float, per_epoch: int) -> int:
+    """The optimizer steps of so many epochs. Raises `ConfigError` where no run would ever end."""
+    if epochs * per_epoch > MOST_STEPS:
+        raise ConfigError("epochs", f"{epochs:g} of {per_epoch} steps each are more than {MOST_STEPS:,} steps")
+    return math.ceil(epochs * per_epoch)
 
 
 def _folder(config: TrainConfig, checkpoint: Path | None, processes: Processes) -> RunFolder:
