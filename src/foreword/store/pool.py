@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foreword.errors import ConfigError, UnknownPrefixError
+from foreword.folders import is_temporary
 from foreword.prefix import Prefix
 from foreword.prefix.stored import MANIFEST
 
@@ -24,8 +25,9 @@ class PrefixPool:
             ...
             base.switch(pool["translation"])
 
-    A prefix is read from its memory-mapped file when it is first asked for. It is checked against its manifest and the
-    base, and moved to the base's dtype and device, so that attaching copies nothing.
+    A prefix is read from its file when it is first asked for. It is checked against its manifest and the base, and
+    moved to the base's dtype and device, so that attaching copies nothing. Folders that a writer has not finished have
+    no name here.
     max_bytes: limit for the tensors in memory. Above it the prefixes that have not been used for the longest time are
     dropped. A dropped prefix that is still in use, for instance in an open attach, stays alive and is not counted.
     The number of saved prefixes doesn't matter: a name that is not in memory is looked up in the file system. Files
@@ -89,7 +91,7 @@ class PrefixPool:
 
     def _is_prefix(self, name: str) -> bool:
         """Return True if `name` is a saved prefix inside the folder."""
-        inside = name not in ("", ".", "..") and Path(name).name == name
+        inside = name not in ("", ".", "..") and Path(name).name == name and not is_temporary(name)
         return inside and (self.folder / name / MANIFEST).is_file()
 
     def _read(self, name: str) -> Prefix:
