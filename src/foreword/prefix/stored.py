@@ -129,6 +129,13 @@ def require_names(names: Iterable[object]) -> None:
             raise PrefixError(f"a prefix can't have more than {_MOST_NAMES:,} slots and extra tensors")
 
 
+def require_dtypes(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise `PrefixError` for a tensor of a type that can't be stored."""
+    for name, tensor in tensors:
+        if _dtype_name(tensor) not in DTYPES:
+            raise PrefixError(f"{name} is {_dtype_name(tensor)}, which can't be stored (known: {', '.join(DTYPES)})")
+
+
 def _manifest(
     path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], encoding: Mapping[str, Encoded]
 ) -> dict[str, Any]:

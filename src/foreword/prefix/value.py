@@ -187,8 +187,9 @@ class Prefix:
         not JSON), `PrefixFormatError` if `path` is a file or a folder that holds something other than a prefix,
         `StorageError` if the disk is full. After an error `path` is unchanged.
         """
-        self.require_finite()
         stored.require_names((*self.slots, *self.extras))
+        stored.require_dtypes(self.tensors())
+        self.require_finite()
         Fingerprint.from_manifest(asdict(self.base), str(path))
         facts = {
             "length": self.length,

@@ -28,6 +28,7 @@ FORMAT, VERSION = "foreword-head", 2
 READABLE = (1, 2)
 TENSORS, MANIFEST = "head.safetensors", "head.json"
 ONLY = "task"  # the name of a run's single task
+_MOST_LABELS = 4096  # without a tensor that has a row for each
 
 
 def save_task(task: Task[Any], folder: Path) -> Path:
@@ -76,7 +77,26 @@ def _read(folder: Path) -> tuple[int, dict[str, dict[str, Any]], dict[str, Tenso
     states = manifest.get("tasks")
     if not isinstance(states, dict) or not states or not all(isinstance(state, dict) for state in states.values()):
         raise PrefixFormatError(f"{folder / MANIFEST}: 'tasks' must name at least one task, got {states!r:.60}")
+    for name, state in states.items():
+        _check_state(folder / MANIFEST, name, state, tensors)
     return manifest["version"], states, tensors
+
+
+def _check_state(file: Path, name: str, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise `PrefixFormatError` unless a task can be made of `state`; entries that are not known are ignored."""
+    kinds: dict[str, Any] = {
+        "task": str, "labels": list, "options": dict, "input_field": str | None, "target_field": str | None,
+        "template": str | None,
+    }  # fmt: skip
+    for field, kind in kinds.items():
+        if not isinstance(value := state.get(field), kind) and field in state:
+            raise PrefixFormatError(f"{file}: {field!r} of task {name!r:.40} can't be {value!r:.60}")
+    labels = state.get("labels", [])
+    if "task" not in state or not all(isinstance(label, str) for label in labels):
+        raise PrefixFormatError(f"{file}: task {name!r:.40} must have a 'task', and 'labels' of text")
+    rows = [tensor.shape[0] for key, tensor in tensors.items() if tensor.dim() and key.startswith(f"{name}.")]
+    if len(labels) > max([_MOST_LABELS, *rows]):
+        raise PrefixFormatError(f"{file}: task {name!r:.40} has {len(labels):,} labels, but no tensor of as many rows")
 
 
 def choose(states: Mapping[str, dict[str, Any]], name: str | None, folder: Path) -> str:

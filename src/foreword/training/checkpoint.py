@@ -27,7 +27,7 @@ TENSORS = "state.safetensors"
 STATE = "state.json"
 VERSION = 5
 READABLE = (3, 4, 5)
-_NAME = re.compile(r"step-(\d{1,12})")
+_NAME = re.compile("step-[0-9]{1,18}")
 _ADAMW = {"step", "exp_avg", "exp_avg_sq"}
 
 
@@ -96,17 +96,16 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in `folder`, oldest first."""
-    found = [path.parent for path in folder.glob(f"step-*/{STATE}") if _NAME.fullmatch(path.parent.name)]
-    return sorted(found, key=step_of)
+    """Complete checkpoints in `folder`, oldest first. What has another name is none."""
+    complete = [path.parent for path in folder.glob(f"step-*/{STATE}") if _NAME.fullmatch(path.parent.name)]
+    return sorted(complete, key=lambda path: (step_of(path), path.name))
 
 
 def step_of(path: Path) -> int:
-    """The number of updates after which a checkpoint was made, from its name. Raises `CheckpointError` for another."""
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        raise CheckpointError(f"{path} is not named like a checkpoint (step-000100)")
-    return int(match[1])
+    """The number of updates after which a checkpoint was made, from its name. Raises `CheckpointError`."""
+    if not _NAME.fullmatch(path.name):
+        raise CheckpointError(f"{path} has not the name of a checkpoint, such as step-000020")
+    return int(path.name.removeprefix("step-"))
 
 
 def find_checkpoint(path: Path) -> Path:
