@@ -185,6 +185,12 @@ def writing(path: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
+        os.lstat(path)
+    except ValueError as error:
+        raise StorageError(f"{str(path)!r} can't be written: no file can have this name") from error
+    except OSError:  # it is not there yet
+        pass
+    try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip()

@@ -103,9 +103,17 @@ def swap(temporary: Path, target: Path) -> None:
         fsync(target.parent)
     elif _exchange(temporary, target):
         fsync(target.parent)
-        shutil.rmtree(temporary, ignore_errors=True)
+        _discard(temporary)
     else:
         _swap_in_two_steps(temporary, target)
+
+
+def _discard(path: Path) -> None:
+    """Remove a folder, or a link to one."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def reread(watched: Sequence[Path], read: Callable[[], T], errors: tuple[type[Exception], ...]) -> T:

@@ -27,6 +27,8 @@ def test_killed_while_saving(tmp_path, rounds) -> None:
     report = json.loads(done.stdout)
     print(f"\n{report}")
     assert report["rounds"] == rounds
+    assert report["left"] > rounds // 4, "hardly any kill left something, so this proves little"
+    assert report["still"] == 0
     assert report["newest_step"] > rounds // 2, "hardly anything was saved, so this proves little"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,7 +115,7 @@ def require_content(path: Path, manifest: Mapping[str, Any], content: str, lengt
 
 def require_replaceable(path: Path) -> None:
     """Raise `PrefixFormatError` if there is something at `path` that is not a saved prefix."""
-    if path.exists() and not _replaceable(path):
+    if os.path.lexists(path) and not _replaceable(path):
         raise PrefixFormatError(f"{path} exists and is not a saved prefix; choose another name or remove it")
 
 
@@ -172,7 +173,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _parsed_manifest(path: Path) -> dict[str, Any]:
     """Return the manifest in the folder `path` with fields of the right types; its digest is not checked."""
     file = path / MANIFEST
-    if not path.is_dir() or not file.is_file():
+    if not os.path.isfile(file):  # unlike pathlib's, it raises nothing
         raise PrefixFormatError(f"{path} is not a saved prefix: there is no {MANIFEST} in it")
     try:
         manifest = read_json(file)
@@ -231,7 +232,7 @@ def _checked_spec(path: Path, name: str, holder: Any, key: str) -> Mapping[str, 
 def _read_tensors(path: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of the folder `path`, decoded. What the file may hold is known before it is read."""
     file, expected = path / TENSORS, _expected_tensors(path, manifest)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise PrefixFormatError(f"{path} is incomplete: there is no {TENSORS} in it")
     in_file: dict[str, dict[str, Any]] = {}
     for name, spec in expected.items():
@@ -271,12 +272,10 @@ def _dtype_name(tensor: Tensor) -> str:
 
 def _replaceable(path: Path) -> bool:
     """Return True if `path` is an empty folder, or a saved prefix with nothing else in it."""
-    if not path.is_dir() or not {entry.name for entry in path.iterdir()} <= {TENSORS, MANIFEST}:
-        return False
-    if not (path / MANIFEST).exists():
-        return not (path / TENSORS).exists()
     try:
-        _parsed_manifest(path)
-    except PrefixFormatError:
+        names = set(os.listdir(path))
+        if names and names <= {TENSORS, MANIFEST}:
+            _parsed_manifest(path)
+    except (OSError, PrefixFormatError):
         return False
-    return True
+    return names <= {TENSORS, MANIFEST}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ class PrefixPool:
     def _is_prefix(self, name: str) -> bool:
         """Return True if `name` is a saved prefix inside the folder."""
         inside = name not in ("", ".", "..") and Path(name).name == name and not is_temporary(name)
-        return inside and (self.folder / name / MANIFEST).is_file()
+        return inside and os.path.isfile(self.folder / name / MANIFEST)  # also for names too long
 
     def _read(self, name: str) -> Prefix:
         if not self._is_prefix(name):

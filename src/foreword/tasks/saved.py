@@ -9,6 +9,7 @@ its `digest` is the `content` of now.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def put(task: Task[Any], tensors: Mapping[str, Tensor], name: str) -> None:
 
 def split_name(head: str) -> tuple[Path, str | None]:
     """Split `folder` or `folder:name` into (folder, name or None)."""
-    if (Path(head) / MANIFEST).is_file():
+    if os.path.isfile(Path(head) / MANIFEST):
         return Path(head), None
     path, colon, name = head.rpartition(":")
     return (Path(path), name) if colon and path else (Path(head), None)

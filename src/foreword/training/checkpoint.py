@@ -8,6 +8,7 @@ state.safetensors.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -97,7 +98,10 @@ def prune(folder: Path, keep: int) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints in `folder`, oldest first. What has another name is none."""
-    complete = [path.parent for path in folder.glob(f"step-*/{STATE}") if _NAME.fullmatch(path.parent.name)]
+    try:
+        complete = [path.parent for path in folder.glob(f"step-*/{STATE}") if _NAME.fullmatch(path.parent.name)]
+    except (OSError, ValueError):  # no folder can have this name
+        return []
     return sorted(complete, key=lambda path: (step_of(path), path.name))
 
 
@@ -110,7 +114,7 @@ def step_of(path: Path) -> int:
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint meant by `path`: itself, or the newest complete one of a run folder."""
-    if (path / STATE).is_file():
+    if os.path.isfile(path / STATE):  # unlike pathlib's, it raises nothing
         return path
     complete = list_checkpoints(path / "checkpoints")
     if not complete:

@@ -4,6 +4,7 @@ modelling, and lora/ if one is trained. The run that is going on in it holds run
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,18 @@ from filelock import FileLock, Timeout
 
 from foreword.config import TrainConfig
 from foreword.errors import CheckpointError, ConfigError, RunInUseError
-from foreword.files import append_line, free_name, recover, remove_folder, write_json, write_text, writing
+from foreword.files import (
+    Unreadable,
+    append_line,
+    free_name,
+    parse_json,
+    read_text,
+    recover,
+    remove_folder,
+    write_json,
+    write_text,
+    writing,
+)
 from foreword.folders import clear_inside
 from foreword.settings import to_dict
 from foreword.training.checkpoint import list_checkpoints, step_of
@@ -92,14 +104,19 @@ class RunFolder:
         append_line(self.history, json.dumps(row, allow_nan=False))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The history so far; a last line cut off by a crash is left out."""
-        if not self.history.is_file():
+        """The history so far; a last line cut off by a crash is left out. Raises `CheckpointError`."""
+        if not os.path.lexists(self.history):
             return []
-        lines = self.history.read_text(encoding="utf-8").split("\n")
+        number = 0
         try:
-            return [json.loads(line) for line in lines[:-1]]
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{self.history} is damaged: {error}; mend or remove the line") from error
+            lines = read_text(self.history, _MOST_HISTORY).split("\n")[:-1]
+            rows = []
+            for number, line in enumerate(lines, 1):
+                rows.append(_row(line))
+            return rows
+        except Unreadable as error:
+            where = f"{self.history}, line {number}," if number else f"{self.history}"
+            raise CheckpointError(f"{where} {error}; mend or remove it") from error
 
     def mend(self, step: int, validated: int) -> None:
         """Before a run goes on after `step`: drop what it will write again, and what a crash left.
@@ -137,7 +154,18 @@ class RunFolder:
 
 
 LOCK = "run.lock"
+_MOST_HISTORY = 2**28  # bytes: some million steps
 _OF_A_RUN = {"config.json", "history.jsonl", "trackers", "prefix", "head", "lora", "checkpoints", LOCK}
+
+
+def _row(line: str) -> dict[str, Any]:
+    """Return a row of the history. Raises `Unreadable` for anything else."""
+    row = parse_json(line)
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        raise Unreadable("is no row with a step")
+    if wrong := [name for name in ("loss", "validation_loss") if type(row.get(name, 0.0)) not in (int, float)]:
+        raise Unreadable(f"has {row[wrong[0]]!r:.40} as {wrong[0]!r}")
+    return row
 
 
 def _unused(path: Path) -> bool:
