@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from foreword.files import manifest_digest
+from foreword.sealing import manifest_digest
 
 Place = tuple[Any, ...]  # names and numbers, from the outermost object to a value
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from foreword.files import manifest_digest
 from foreword.prefix import KV, Fingerprint, Prefix
 from foreword.prefix.stored import MANIFEST, TENSORS
+from foreword.sealing import manifest_digest
 
 BASE = Fingerprint("LlamaForCausalLM", "llama", 64, 3, 260, weights="sha256:00", source="tiny")
 

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
 import secrets
 import shutil
 import stat
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from foreword.errors import OldFormatWarning, StorageError
+from foreword.errors import StorageError
 from foreword.folders import clear, settle, swap, temporary_file, temporary_folder
 from foreword.folders import fsync as fsync
 
 # Bytes of a JSON file that Foreword itself writes; real ones have a few thousand. Parsed, a byte can take 25 of memory.
 MOST_JSON = 2 * 2**20
-_DEEPEST = 100  # lists and objects within each other
+DEEPEST = 100  # lists and objects within each other
+_MOST_PARTS = 100_000  # lists and objects in such a file
+_GROWTH = 2**20  # bytes by which a file may grow while it is read
 
 
 def cache_folder() -> Path:
@@ -41,6 +41,32 @@ def read_bytes(path: Path, most: int) -> bytes:
 
     A larger file is refused before anything is read.
     """
+    with _opened(path, most) as (file, size):
+        data = file.read(size + 1)
+        if len(data) > size:  # it grew in the meantime, or its size is not known (/proc)
+            data += file.read(min(_GROWTH, most) + 1)
+    if len(data) > min(most, size + _GROWTH):
+        raise Unreadable(f"has more bytes than the {size:,} that it should have; at most {most:,} are read")
+    return data
+
+
+def read_lines(path: Path, most: int, longest: int = 2**20) -> Iterator[str]:
+    """Yield the lines of a regular UTF-8 file of at most `most` bytes; a last one without a line break is left out.
+
+    Raises `Unreadable`, also for a line of more than `longest` bytes.
+    """
+    with _opened(path, most) as (file, size):
+        while line := file.readline(longest + 1):
+            size -= len(line)
+            if len(line) > longest or size < -_GROWTH:
+                raise Unreadable(f"has a line of more than {longest:,} bytes, or no end")
+            if line.endswith(b"\n"):
+                yield _text(line[:-1])
+
+
+@contextmanager
+def _opened(path: Path, most: int) -> Iterator[tuple[IO[bytes], int]]:
+    """Yield (open file, its size). Raises `Unreadable`, within the block too."""
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
@@ -53,22 +79,21 @@ def read_bytes(path: Path, most: int) -> bytes:
         if found.st_size > most:
             raise Unreadable(f"has {found.st_size:,} bytes; at most {most:,} are read")
         try:
-            data = file.read(found.st_size + 1)
-            if len(data) > found.st_size:  # it grew in the meantime, or its size is not known (/proc)
-                data += file.read(most + 1 - len(data))
+            yield file, found.st_size
         except MemoryError as error:
             raise Unreadable(f"has {found.st_size:,} bytes, for which there is no memory") from error
         except OSError as error:
             raise Unreadable(f"can't be read: {error.strerror or error}") from error
-    if len(data) > most:
-        raise Unreadable(f"has more than {most:,} bytes")
-    return data
 
 
 def read_text(path: Path, most: int) -> str:
     """Return the UTF-8 text of a regular file of at most `most` bytes. Raises `Unreadable`."""
+    return _text(read_bytes(path, most))
+
+
+def _text(data: bytes) -> str:
     try:
-        return read_bytes(path, most).decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Unreadable(f"is not valid UTF-8 (byte {error.start})") from error
 
@@ -77,9 +102,12 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
     """Return the value in a JSON file of at most `most` bytes.
 
     Raises `Unreadable`, also for NaN and infinity, for values nested too deep, for numbers of thousands of digits, for
-    text that UTF-8 can't hold, and for a name that an object has twice.
+    text that UTF-8 can't hold, for a name that an object has twice, and for more lists and objects than it should have.
     """
-    return _parsed(read_text(path, most), _unique)
+    text = read_text(path, most)
+    if text.count("[") + text.count("{") > _MOST_PARTS:
+        raise Unreadable(f"holds more than {_MOST_PARTS:,} lists and objects")
+    return _parsed(text, _unique)
 
 
 def parse_json(text: str) -> Any:
@@ -94,7 +122,7 @@ def _parsed(text: str, pairs: Any) -> Any:
         raise Unreadable("is nested too deep") from error
     except ValueError as error:  # also JSONDecodeError, and numbers of thousands of digits
         raise Unreadable(f"is not valid JSON: {error}") from error
-    if text.count("[") + text.count("{") > _DEEPEST and _depth(value) > _DEEPEST:
+    if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
         raise Unreadable("is nested too deep")
     if "\\u" in text:
         _require_text(value)
@@ -121,8 +149,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _depth(value: Any) -> int:
     """Return how many lists and objects lie within each other; stop counting above the limit."""
     depth, level = 0, [value]
-    while level and depth <= _DEEPEST:
-        inner = [item for item in level if isinstance(item, list | dict)]
+    while level and depth <= DEEPEST:
+        inner = [item for item in level if item and isinstance(item, (list, dict))]
         level = [part for item in inner for part in (item.values() if isinstance(item, dict) else item)]
         depth += bool(inner)
     return depth
@@ -134,49 +162,6 @@ def _require_text(value: Any) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise Unreadable("holds half of a surrogate pair, which is no text") from error
-
-
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over all of a manifest but its own `digest`: JSON with sorted names and without spaces."""
-    covered = {name: value for name, value in manifest.items() if name != "digest"}
-    text = json.dumps(covered, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `manifest` as it will be read again, with its digest.
-
-    Raises `Unreadable` if it couldn't be: for what JSON doesn't know, names that are no text, NaN, and too much of it.
-    """
-    _require_names(manifest)
-    try:
-        text = json.dumps(manifest, indent=2, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Unreadable(f"can't be stored as JSON: {error}") from error
-    if len(text) > MOST_JSON - 100:
-        raise Unreadable(f"has {len(text):,} bytes; at most {MOST_JSON:,} are read again")
-    plain: dict[str, Any] = parse_json(text)
-    return plain | {"digest": manifest_digest(plain)}
-
-
-def _require_names(value: Any, depth: int = 0) -> None:
-    """Raise `Unreadable` for an object with a name that is not text: JSON would change it silently."""
-    if isinstance(value, Mapping):
-        for name in value:
-            if not isinstance(name, str):
-                raise Unreadable(f"can't be stored as JSON: the name {name!r:.40} is not text")
-    if isinstance(value, Mapping | list | tuple) and depth <= _DEEPEST:
-        for part in value.values() if isinstance(value, Mapping) else value:
-            _require_names(part, depth + 1)
-
-
-def note_old_format(file: Path, covered: str) -> None:
-    """Warn that `file` has an older format, whose digest covers no more than `covered`."""
-    warnings.warn(
-        f"{file} has an older format, whose digest covers {covered} alone; save it again to protect all of it",
-        OldFormatWarning,
-        stacklevel=3,
-    )
 
 
 @contextmanager

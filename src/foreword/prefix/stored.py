@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foreword.errors import PrefixError, PrefixFormatError
-from foreword.files import Unreadable, manifest_digest, new_folder, read_json, sealed, write_json, write_text
+from foreword.files import Unreadable, new_folder, read_json, write_json, write_text
 from foreword.folders import reread
 from foreword.prefix.encoding import Encoded, check_spec, check_total, decoded, stored_specs, stored_tensors
+from foreword.sealing import manifest_digest, sealed
 from foreword.tensorfiles import TensorFile, read_tensor_file, room
 
 T = TypeVar("T")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from foreword.errors import PrefixError, PrefixFormatError
-from foreword.files import note_old_format
 from foreword.prefix import stored
 from foreword.prefix.encoding import Encoded
 from foreword.prefix.kinds import KV, SOFTMAX, Addition, Kind, check_shapes, kind_called
+from foreword.sealing import note_old_format
 
 FURTHEST = 2**31 - 1  # the largest position offset
 

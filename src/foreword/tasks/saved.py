@@ -19,16 +19,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foreword.errors import ConfigError, PrefixError, PrefixFormatError
-from foreword.files import Unreadable, new_folder, note_old_format, sealed, write_json
+from foreword.files import Unreadable, new_folder, write_json
 from foreword.folders import reread
+from foreword.sealing import note_old_format, read_sealed, sealed
 from foreword.tasks.base import Task
 from foreword.tasks.mixture import Mixture
-from foreword.tensorfiles import file_digest, read_sealed
+from foreword.tensorfiles import file_digest
 
 FORMAT, VERSION = "foreword-head", 2
 READABLE = (1, 2)
 TENSORS, MANIFEST = "head.safetensors", "head.json"
 ONLY = "task"  # the name of a run's single task
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _MOST_LABELS = 4096  # without a tensor that has a row for each
 
 
@@ -80,6 +82,9 @@ def _read(folder: Path) -> tuple[int, dict[str, dict[str, Any]], dict[str, Tenso
         raise PrefixFormatError(f"{folder / MANIFEST}: 'tasks' must name at least one task, got {states!r:.60}")
     for name, state in states.items():
         _check_state(folder / MANIFEST, name, state, tensors)
+    for key, tensor in tensors.items():
+        if not any(key.startswith(f"{name}.") for name in states) or tensor.dtype not in _DTYPES:
+            raise PrefixFormatError(f"{folder / TENSORS}: {key!r:.80} ({tensor.dtype}) is no tensor of its tasks")
     return manifest["version"], states, tensors
 
 
@@ -128,8 +133,7 @@ def put(task: Task[Any], tensors: Mapping[str, Tensor], name: str) -> None:
     if head is None:
         raise ConfigError("init_head", f"{task.name} trains no head")
     shapes = {key: tuple(value.shape) for key, value in head.state_dict().items()}
-    floating = all(value.is_floating_point() for value in saved.values())
-    if not floating or shapes != {key: tuple(value.shape) for key, value in saved.items()}:
+    if shapes != {key: tuple(value.shape) for key, value in saved.items()}:
         raise ConfigError("init_head", f"its tensors {sorted(saved)} don't fit a head of shapes {shapes}")
     with torch.no_grad():
         for key, value in head.state_dict().items():

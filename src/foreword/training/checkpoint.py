@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foreword.errors import CheckpointError
-from foreword.files import Unreadable, new_folder, note_old_format, remove_folder, sealed, write_json
+from foreword.files import Unreadable, new_folder, remove_folder, write_json
 from foreword.folders import reread
-from foreword.tensorfiles import file_digest, read_sealed
+from foreword.sealing import note_old_format, read_sealed, sealed
+from foreword.tensorfiles import file_digest
 from foreword.training.trained import Trained
 
 TENSORS = "state.safetensors"

@@ -18,7 +18,7 @@ from foreword.files import (
     append_line,
     free_name,
     parse_json,
-    read_text,
+    read_lines,
     recover,
     remove_folder,
     write_json,
@@ -107,16 +107,15 @@ class RunFolder:
         """The history so far; a last line cut off by a crash is left out. Raises `CheckpointError`."""
         if not os.path.lexists(self.history):
             return []
-        number = 0
+        rows: list[dict[str, Any]] = []
         try:
-            lines = read_text(self.history, _MOST_HISTORY).split("\n")[:-1]
-            rows = []
-            for number, line in enumerate(lines, 1):
+            for line in read_lines(self.history, _MOST_HISTORY):
                 rows.append(_row(line))
-            return rows
         except Unreadable as error:
-            where = f"{self.history}, line {number}," if number else f"{self.history}"
-            raise CheckpointError(f"{where} {error}; mend or remove it") from error
+            raise CheckpointError(
+                f"{self.history} is damaged: line {len(rows) + 1} {error}; mend or remove the line"
+            ) from error
+        return rows
 
     def mend(self, step: int, validated: int) -> None:
         """Before a run goes on after `step`: drop what it will write again, and what a crash left.
