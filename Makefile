@@ -17,7 +17,7 @@ help:
 	@echo "make install   set up only"
 	@echo "make lint      ruff and mypy"
 	@echo "make fix       let ruff mend and format what it can"
-	@echo "make models    run the parity suite and write docs/models.md from it"
+	@echo "make models    run the parity suite, try every class of Transformers, and write docs/models.md from both"
 	@echo "make docs      the docs site, in site/; make docs-serve shows it while you write"
 	@echo "make build     the wheel and the source archive, in dist/"
 	@echo "make bench     step times and decoding beside peers (under thirty minutes on a quiet machine)"
@@ -58,6 +58,7 @@ fix: $(READY)
 
 models: $(READY)
 	$(BIN)/python -m pytest tests/parity tests/base/test_positions.py --write-models
+	OMP_NUM_THREADS=1 $(BIN)/python tests/sweep.py
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -62,6 +62,7 @@ def row(item: dataclasses.Field[Any], hint: Any, about: About) -> str:
 def bounds(about: About) -> str:
     words = [("≥", about.least), (">", about.above), ("<", about.below)]
     parts = [f"{sign} {value:g}" for sign, value in words if value is not None]
+    parts += [] if about.most is None else [f"≤ {about.most:,.0f}" if about.most < 2**53 else "of 63 bits"]
     return f", {' and '.join(parts)}" if parts else ""
 
 

@@ -22,7 +22,15 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parents[1]
-CASES = ("training step, E2E", "training step, java-csharp", "a run of 4 steps", "decoding, 8 tasks")
+CASES = (
+    "training step, E2E",
+    "training step, java-csharp",
+    "a run of 4 steps",
+    "decoding, 8 tasks",
+    "decoding, one row",
+    "1,000 switches",
+    "20 attaches with a forward of one token",
+)
 
 
 def main() -> int:
@@ -79,6 +87,8 @@ def serve() -> int:
 
 
 def cases_of() -> dict[str, Callable[[], Any]]:
+    import torch
+
     import contenders
     import foreword
 
@@ -106,6 +116,16 @@ def cases_of() -> dict[str, Callable[[], Any]]:
             }
             foreword.train(base, foreword.TrainConfig(**settings, validate_every=4, output=f"{folder}/run"))
 
+    def switches() -> None:
+        with base.attach(prefixes[0]):
+            for number in range(1000):
+                base.switch(prefixes[number % 8])
+
+    def attaches() -> None:
+        for number in range(20):
+            with torch.no_grad(), base.attach(prefixes[number % 8]):
+                base.model(input_ids=torch.tensor([[200]]), use_cache=False)
+
     return {
         CASES[0]: lambda: step(next(batches["e2e"])),
         CASES[1]: lambda: step(next(batches["java-csharp"])),
@@ -113,6 +133,11 @@ def cases_of() -> dict[str, Callable[[], Any]]:
         CASES[3]: lambda: base.generate(
             prompts, of_rows, template="{input}", batch_size=32, min_new_tokens=64, max_new_tokens=64
         ),
+        CASES[4]: lambda: base.generate(
+            prompts[:1], prefixes[0], template="{input}", min_new_tokens=32, max_new_tokens=32
+        ),
+        CASES[5]: switches,
+        CASES[6]: attaches,
     }
 
 

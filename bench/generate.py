@@ -24,6 +24,7 @@ import torch
 
 import contenders
 import foreword
+from foreword.attach.inject import attached
 from foreword.base.generation import generate_ids
 from foreword.base.inputs import padded
 from harness import interleaved
@@ -103,7 +104,7 @@ def held(base: foreword.Base, rows: list[foreword.Prefix]) -> int:
     ids = torch.zeros(len(rows), 1, dtype=torch.long)
     with torch.no_grad(), base.attach(list(rows)):
         base.model(input_ids=ids)
-        attachment: Any = base.model.__dict__["_foreword_injector"].state.current
+        attachment: Any = attached(base.model)
         storages = [tensor.untyped_storage() for pair in attachment._laid_out.values() for tensor in pair]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 

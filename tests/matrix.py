@@ -9,6 +9,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+import transformers
+
+import sweep_page
+
 DOCS = Path(__file__).parent.parent / "docs"
 CELLS, PAGE = DOCS / "models.json", DOCS / "models.md"
 COLUMNS = {
@@ -44,8 +49,18 @@ def write(found: Cells) -> None:
     cells = load()
     for case, own in found.items():
         cells.setdefault(case, {}).update(own)
+    cells["versions"] = {"transformers": transformers.__version__, "torch": torch.__version__}
     CELLS.write_text(json.dumps(cells, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    PAGE.write_text(render(cells), encoding="utf-8")
+    write_page()
+
+
+def write_page() -> None:
+    """Render docs/models.md from docs/models.json and docs/verified.json."""
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    return render(load()) + sweep_page.render(sweep_page.load())
 
 
 def render(cells: Cells) -> str:
@@ -59,21 +74,29 @@ def render(cells: Cells) -> str:
         "Encoder–decoders": lambda kind: kind in BOTH,
         "Vision encoders": lambda kind: kind in VISION,
     }
-    text = INTRODUCTION
+    text = INTRODUCTION.format(**cells["versions"])
     for title, belongs in groups.items():
         text += f"\n## {title}\n\n| model_type | {' | '.join(COLUMNS.values())} |\n|---{'|---' * len(COLUMNS)}|\n"
         for case in CASES:
             if belongs(case[0]):
                 own = cells.get(case_name(case), {})
                 text += f"| {case_name(case)} | {' | '.join(own.get(column, '–') for column in COLUMNS)} |\n"
-    return text + "\n## Refused\n\n" + "".join(f"- {name}: {error}\n" for name, error in cells["refused"].items())
+    return (
+        text
+        + "\n## Refused, of what the suite tries\n\n"
+        + "".join(f"- {name}: {error}\n" for name, error in cells["refused"].items())
+    )
 
 
 INTRODUCTION = """# Models
 
-Written by `make models` from the results of `tests/parity`; no cell is typed by hand, and every later run of the
-suite is held to it. Each row is a tiny random model of that `model_type` with its weights scaled up, in float32 on CPU.
-A name with a dash is a variant: a window or chunk of 8 tokens, ALiBi, Falcon's newer layout.
+Written by `make models`; no cell is typed by hand. First come the architectures of the table, which are always
+supported; then [every other class of Transformers](#outside-the-table-tried-at-load), tried as `foreword.load` tries
+it.
+
+The tables' cells are the results of `tests/parity` with Transformers {transformers} and torch {torch}, and every later
+run of the suite is held to them. Each row is a tiny random model of that `model_type` with its weights scaled up, in
+float32 on CPU. A name with a dash is a variant: a window or chunk of 8 tokens, ALiBi, Falcon's newer layout.
 
 - **prefix**: outputs and prefix gradients equal the model's own eager attention over the concatenated keys (or its
   `past_key_values`), to 1e-4 relative, with padding on either side; leaving out the prefix, the mask or the offset

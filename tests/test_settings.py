@@ -156,6 +156,16 @@ def bounds() -> list[tuple[type[Any], str, float, str]]:
         for name, about in describe(kind).items():
             if about.least is not None:
                 found.append((kind, name, about.least - 1, f"must be {about.least:g} or more"))
+            if about.most is not None:
+                least = "" if about.least is None else f"{about.least:g} to "
+                found.append(
+                    (
+                        kind,
+                        name,
+                        int(about.most) + 1,
+                        f"must be {least}{int(about.most):,}{'' if least else ' or less'}",
+                    )
+                )
             if about.above is not None:
                 found.append((kind, name, about.above, f"must be above {about.above:g}"))
             if about.below is not None:
@@ -176,6 +186,7 @@ def test_known_bounds_are_among_those_described() -> None:
         for kind in KINDS
         for name, about in describe(kind).items()
     }
+    assert describe(TrainConfig)["length"].most == 65_536
     assert found[TrainConfig, "length"] == (1, None, None)
     assert found[TrainConfig, "lr"] == (None, 0, None)
     assert found[TrainConfig, "dropout"] == (0, None, 1)

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from foreword.errors import ConfigError
+from foreword.plain import MOST_INT
 from foreword.settings import check, setting
 
 DEFAULT_MODEL = "smollm2-135m"
 TEXT_METRICS = ("bleu", "chrf", "rouge_l", "exact_match")
 Dtype = Literal["float32", "bfloat16", "float16"]
+# The largest values of settings. Nothing as large is useful; a slip of the keyboard gets an error, not a full memory.
+MOST_TOKENS = 65_536  # virtual tokens
+MOST_ROWS = 65_536  # in a batch
+MOST_COUNT = 10**9  # of steps, and of rows of a file
 BASE, DATA, MODEL, METHOD, START, STEPS, SAVING, MEASURE, PICK = (
     "base", "data", "task", "prefix", "start", "optimisation", "run", "measuring", "choice",
 )  # fmt: skip
@@ -49,14 +54,16 @@ class DataConfig:
         help="The target's field. Without it: the task's own (target, label, …).",
     )  # fmt: skip
     max_bad_rows: int = setting(
-        0, group=DATA, of_data=True, least=0, free_on_resume=True,
+        0, group=DATA, of_data=True, least=0, most=MOST_COUNT, free_on_resume=True,
         help="Bad rows allowed; each is reported and left out. More than that stop the run before it starts.",
     )  # fmt: skip
     max_tokens: int | None = setting(
-        group=DATA, of_data=True, least=1,
+        group=DATA, of_data=True, least=1, most=MOST_COUNT,
         help="Longest row, prompt and target together. Without it: what the model's positions allow.",
     )  # fmt: skip
-    batch_size: int = setting(16, group=STEPS, of_data=True, least=1, help="Rows at once, or per optimizer step.")
+    batch_size: int = setting(
+        16, group=STEPS, of_data=True, least=1, most=MOST_ROWS, help="Rows at once, or per optimizer step."
+    )
     dtype: Dtype = setting("float32", group=BASE, help="How the base's weights are held.")
     quantise: Literal["int8", "bnb-8bit", "bnb-4bit"] | None = setting(
         group=BASE, help="Frozen weights in fewer bits: int8 (torchao), bnb-8bit or bnb-4bit (CUDA)."
@@ -77,12 +84,13 @@ class TrainConfig(DataConfig):
         help="Held-out rows. Without it: up to 96 rows, at most a tenth, of the data.",
     )  # fmt: skip
     validation_rows: int | None = setting(
-        96, group=DATA, of_data=True, least=1, help="How many of the held-out rows are used, the first; null: all."
-    )
+        96, group=DATA, of_data=True, least=1, most=MOST_COUNT,
+        help="How many of the held-out rows are used, the first; null: all.",
+    )  # fmt: skip
     method: str = setting(
         "direct", group=METHOD, help="How the prefix is parameterised; foreword methods lists the ways."
     )
-    length: int = setting(32, group=METHOD, least=1, help="Virtual tokens.")
+    length: int = setting(32, group=METHOD, least=1, most=MOST_TOKENS, help="Virtual tokens.")
     options: Mapping[str, Any] = setting(
         factory=dict, group=METHOD, flag="--option", metavar="NAME=VALUE",
         help="A setting of the method, for instance hidden=256.",
@@ -97,7 +105,9 @@ class TrainConfig(DataConfig):
         factory=dict, group=METHOD, flag="--lengths", metavar="SLOTS=TOKENS",
         help="Fewer virtual tokens for some slots, for instance decoder.0-5=8.",
     )  # fmt: skip
-    frozen_tokens: int = setting(0, group=METHOD, least=0, help="So many first virtual tokens stay as they start.")
+    frozen_tokens: int = setting(
+        0, group=METHOD, least=0, most=MOST_TOKENS, help="So many first virtual tokens stay as they start."
+    )
     dropout: float = setting(
         0.0, group=METHOD, least=0, below=1, help="Share of virtual tokens left out of each training step."
     )
@@ -119,21 +129,26 @@ class TrainConfig(DataConfig):
     )
     init_prefix: str | None = setting(group=START, help="With init prefix: the folder of the prefix to go on from.")
     steps: int | None = setting(
-        group=STEPS, worked_out=True, least=1, help="Optimizer steps. Without it: as many as epochs over the data."
+        group=STEPS, worked_out=True, least=1, most=MOST_COUNT,
+        help="Optimizer steps. Without it: as many as epochs over the data.",
+    )  # fmt: skip
+    epochs: float = setting(3.0, group=STEPS, above=0, most=1e6, help="Passes over the data, without steps.")
+    accumulation: int = setting(
+        1, group=STEPS, least=1, most=MOST_ROWS, help="Parts that each batch is computed in, to save memory."
     )
-    epochs: float = setting(3.0, group=STEPS, above=0, help="Passes over the data, without steps.")
-    accumulation: int = setting(1, group=STEPS, least=1, help="Parts that each batch is computed in, to save memory.")
     lr: float | None = setting(
         group=STEPS, worked_out=True, above=0, help="Peak learning rate. Without it: the method's own (direct 0.06)."
     )
     scheduler: Literal["linear", "cosine", "constant"] = setting(
         "linear", group=STEPS, help="How the learning rate falls after the warm-up."
     )
-    warmup: int = setting(10, group=STEPS, least=0, help="Steps of linear warm-up.")
+    warmup: int = setting(10, group=STEPS, least=0, most=MOST_COUNT, help="Steps of linear warm-up.")
     final_lr: float = setting(0.1, group=STEPS, least=0, help="What the rate falls to, as a share of the peak.")
     weight_decay: float = setting(0.0, group=STEPS, least=0, help="AdamW's weight decay.")
     clip: float = setting(1.0, group=STEPS, above=0, help="Largest norm of all gradients together.")
-    seed: int = setting(0, group=STEPS, of_data=True, least=0, help="Seed of row order and random initialisation.")
+    seed: int = setting(
+        0, group=STEPS, of_data=True, least=0, most=MOST_INT, help="Seed of row order and random initialisation."
+    )
     mixed_precision: Literal["no", "bf16"] = setting("no", group=STEPS, help="Autocast to bfloat16.")
     activation_checkpointing: bool = setting(
         False, group=STEPS, help="Compute activations anew in backward, to save memory."
@@ -151,18 +166,23 @@ class TrainConfig(DataConfig):
     )  # fmt: skip
     lora_lr: float = setting(2e-4, group=STEPS, above=0, help="The LoRA's peak learning rate.")
     patience: int | None = setting(
-        group=SAVING, least=1, help="Validations without improvement before the run stops. Without it: never."
-    )
+        group=SAVING, least=1, most=MOST_COUNT,
+        help="Validations without improvement before the run stops. Without it: never.",
+    )  # fmt: skip
     validate_every: int | None = setting(
-        group=SAVING, least=1, help="Steps between validations. Without it: a tenth of the run."
+        group=SAVING, least=1, most=MOST_COUNT, help="Steps between validations. Without it: a tenth of the run."
     )
     samples: int = setting(
-        0, group=SAVING, least=0, free_on_resume=True, help="Held-out rows answered at each validation, for the eye."
-    )
+        0, group=SAVING, least=0, most=MOST_COUNT, free_on_resume=True,
+        help="Held-out rows answered at each validation, for the eye.",
+    )  # fmt: skip
     checkpoint_every: int | None = setting(
-        group=SAVING, least=1, free_on_resume=True, help="Steps between checkpoints. Without it: a tenth of the run."
+        group=SAVING, least=1, most=MOST_COUNT, free_on_resume=True,
+        help="Steps between checkpoints. Without it: a tenth of the run.",
+    )  # fmt: skip
+    keep_checkpoints: int = setting(
+        2, group=SAVING, least=1, most=MOST_COUNT, free_on_resume=True, help="Newest checkpoints kept."
     )
-    keep_checkpoints: int = setting(2, group=SAVING, least=1, free_on_resume=True, help="Newest checkpoints kept.")
     prefix_dtype: Dtype = setting(
         "float16", group=SAVING, free_on_resume=True, help="How the finished prefix is stored."
     )
@@ -201,8 +221,8 @@ class EvalConfig(DataConfig):
     metrics: tuple[str, ...] | None = setting(
         group=MEASURE, commas=True, help="Some of the task's, with commas. Without it: all."
     )
-    max_new_tokens: int = setting(64, group=MEASURE, least=1, help="Longest answer.")
-    rows: int | None = setting(group=MEASURE, least=1, help="Only the first so many rows.")
+    max_new_tokens: int = setting(64, group=MEASURE, least=1, most=10**6, help="Longest answer.")
+    rows: int | None = setting(group=MEASURE, least=1, most=MOST_COUNT, help="Only the first so many rows.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -223,10 +243,11 @@ class CompressConfig(DataConfig):
         group=DATA, of_data=True, help="Rows to measure on. Without it: those that training held out of the data."
     )
     validation_rows: int | None = setting(
-        96, group=DATA, of_data=True, least=1, flag="--rows", help="Only the first so many rows to measure on."
-    )
+        96, group=DATA, of_data=True, least=1, most=MOST_COUNT, flag="--rows",
+        help="Only the first so many rows to measure on.",
+    )  # fmt: skip
     seed: int = setting(
-        0, group=DATA, of_data=True, least=0,
+        0, group=DATA, of_data=True, least=0, most=MOST_INT,
         help="Order of rows, and which are held out of data that the prefix wasn't trained on.",
     )  # fmt: skip
     choices: tuple[str, ...] = setting(
@@ -234,11 +255,15 @@ class CompressConfig(DataConfig):
         help="Some of svd-R, int8, drop-to-1/N, merge-to-1/N, drop-to-1/N+int8, …, with commas. "
         "Without it: a dozen of them.",
     )  # fmt: skip
-    recover: int = setting(0, group=PICK, least=0, help="Steps of recovery training for each choice; 0: none.")
+    recover: int = setting(
+        0, group=PICK, least=0, most=MOST_COUNT, help="Steps of recovery training for each choice; 0: none."
+    )
     lr: float = setting(3e-2, group=PICK, least=0, help="Recovery's peak learning rate.")
-    mass_rows: int = setting(64, group=MEASURE, least=1, help="Training rows on which attention mass is measured.")
+    mass_rows: int = setting(
+        64, group=MEASURE, least=1, most=MOST_COUNT, help="Training rows on which attention mass is measured."
+    )
     bleu: bool = setting(True, group=MEASURE, help="Measure BLEU too, which needs generation.")
-    max_new_tokens: int = setting(64, group=MEASURE, least=1, help="Longest answer.")
+    max_new_tokens: int = setting(64, group=MEASURE, least=1, most=10**6, help="Longest answer.")
     keep_loss: float | None = setting(
         group=PICK, least=0, share=True,
         help="Pick the smallest whose validation loss is at most this much higher: 1% or 0.01.",

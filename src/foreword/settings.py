@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -17,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from foreword import plain
 from foreword.errors import ConfigError
+from foreword.plain import shown
 
 Config = TypeVar("Config")
 _ABOUT = "about"
@@ -27,17 +27,18 @@ _ABOUT = "about"
 class About:
     """What is known of a setting beside its type and default.
 
-    help: a sentence. group: where docs and help list it. least: the smallest value. above: the value must be larger.
-    below: the value must be smaller. free_on_resume: it may differ when a run goes on, since it doesn't change what
-    is computed. worked_out: left open, a run works it out; a resumption that leaves it open takes it from the run.
-    of_data: it says which rows there are and how they are read. per_task: each task of a mixture may have its own.
-    flag: of the command line, "" for the name itself, None for none. metavar: what the flag takes. commas: one flag
-    with commas instead of a repeated one. share: `1%` is 0.01.
+    help: a sentence. group: where docs and help list it. least, most: the smallest and the largest value. above: the
+    value must be larger. below: the value must be smaller. free_on_resume: it may differ when a run goes on, since it
+    doesn't change what is computed. worked_out: left open, a run works it out; a resumption that leaves it open takes
+    it from the run. of_data: it says which rows there are and how they are read. per_task: each task of a mixture may
+    have its own. flag: of the command line, "" for the name itself, None for none. metavar: what the flag takes.
+    commas: one flag with commas instead of a repeated one. share: `1%` is 0.01.
     """
 
     help: str
     group: str
     least: float | None = None
+    most: float | None = None
     above: float | None = None
     below: float | None = None
     free_on_resume: bool = False
@@ -94,31 +95,14 @@ def of_each_task(kind: type[Any]) -> set[str]:
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The mapping in a .toml, .yaml, .yml or .json file. Raises `ConfigError` naming file and line."""
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(file), f"can't be read: {error}") from error
-    value = _parse(file, text)
+    """The mapping in a .toml, .yaml, .yml or .json file, of plain values (`foreword.plain`).
+
+    Raises `ConfigError` naming file and line.
+    """
+    value = plain.read(Path(path))
     if not isinstance(value, dict):
-        raise ConfigError(str(file), "must hold a mapping of settings")
+        raise ConfigError(str(path), "must hold a mapping of settings")
     return value
-
-
-def _parse(file: Path, text: str) -> Any:
-    import yaml
-
-    try:
-        if file.suffix == ".toml":
-            return tomllib.loads(text)
-        if file.suffix in (".yaml", ".yml"):
-            return yaml.safe_load(text)
-        if file.suffix == ".json":
-            return json.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(str(file), " ".join(str(error).split())) from error
-    raise ConfigError(str(file), "must end in .toml, .yaml, .yml or .json")
 
 
 def build(kind: type[Config], values: Mapping[str, Any], origin: str = "settings") -> Config:
@@ -126,9 +110,10 @@ def build(kind: type[Config], values: Mapping[str, Any], origin: str = "settings
     known = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
+            near = difflib.get_close_matches(str(name)[:60], known, 1) if isinstance(name, str) else []
             hint = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known)})"
-            raise ConfigError(f"{origin}: {name}", f"is not a setting{hint}")
+            text = name if isinstance(name, str) and name.isidentifier() and len(name) <= 60 else shown(name)
+            raise ConfigError(f"{origin}: {text}", f"is not a setting{hint}")
     tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return kind(**tuples)
 
@@ -154,36 +139,51 @@ def check(config: Any) -> None:
 
 
 def _check_range(name: str, value: Any, about: About) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        bound = " above 0" if about.above == 0 else " of 0 or more" if about.least == 0 else ""
-        raise ConfigError(name, f"must be a finite number{bound}, not {value}")
     if about.least is not None and value < about.least:
-        raise ConfigError(name, f"must be {about.least:g} or more, not {value}")
+        raise ConfigError(name, f"must be {about.least:g} or more, not {shown(value)}")
+    if about.most is not None and value > about.most:
+        least = "" if about.least is None else f"{about.least:g} to "
+        raise ConfigError(name, f"must be {least}{int(about.most):,}{'' if least else ' or less'}, not {shown(value)}")
     if about.above is not None and not value > about.above:
-        raise ConfigError(name, f"must be above {about.above:g}, not {value}")
+        raise ConfigError(name, f"must be above {about.above:g}, not {shown(value)}")
     if about.below is not None and not value < about.below:
-        raise ConfigError(name, f"must be below {about.below:g}, not {value}")
+        raise ConfigError(name, f"must be below {about.below:g}, not {shown(value)}")
 
 
 def check_types(config: Any) -> None:
-    """Raise `ConfigError` for the first field whose value is not of its declared type; whole numbers
-    become floats where a float is declared."""
+    """Raise `ConfigError` for the first field whose value is not of its declared type, or not plain.
+
+    Whole numbers become floats where a float is declared. Numbers must be finite, and whole ones fit 64 bits.
+    """
     hints = typing.get_type_hints(type(config))
     for item in dataclasses.fields(config):
-        value, hint = getattr(config, item.name), hints[item.name]
-        wants_float = accepts(1.0, hint) and not accepts("", hint)
-        if type(value) is int and wants_float and not accepts(1, hint):
-            object.__setattr__(config, item.name, float(value))
-        elif isinstance(value, Path) and accepts("", hint):
-            object.__setattr__(config, item.name, str(value))
-        elif (
-            isinstance(value, str) and wants_float and (number := _number(value, item.metadata.get(_ABOUT))) is not None
-        ):
-            object.__setattr__(config, item.name, number)  # YAML reads 6e-2 as text
-        elif not accepts(value, hint):
-            about = item.metadata.get(_ABOUT)
+        hint, about = hints[item.name], item.metadata.get(_ABOUT)
+        given = getattr(config, item.name)
+        value = _converted(given, hint, about)
+        if not accepts(value, hint):
             expected = "a share such as 1% or 0.01" if about is not None and about.share else describe_type(hint)
-            raise ConfigError(item.name, f"must be {expected}, not {value!r}")
+            raise ConfigError(item.name, f"must be {expected}, not {shown(value)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            bound = (
+                "" if about is None else " above 0" if about.above == 0 else " of 0 or more" if about.least == 0 else ""
+            )
+            raise ConfigError(item.name, f"must be a finite number{bound}, not {value}")
+        if about is None or about.most is None or not isinstance(value, int):
+            plain.check_plain(value, item.name)
+        if value is not given:
+            object.__setattr__(config, item.name, value)
+
+
+def _converted(value: Any, hint: Any, about: About | None) -> Any:
+    """Return `value` in its declared type if it can be written in another one; else `value`."""
+    wants_float = accepts(1.0, hint) and not accepts("", hint)
+    if type(value) is int and wants_float and not accepts(1, hint):
+        return float(value) if abs(value) < 10**300 else math.inf
+    if isinstance(value, Path) and accepts("", hint):
+        return str(value)
+    if isinstance(value, str) and wants_float and (number := _number(value, about)) is not None:
+        return number  # YAML reads 6e-2 as text
+    return value
 
 
 def _number(text: str, about: About | None) -> float | None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import json
 import multiprocessing
+import os
+import pickle
+import shutil
 import warnings
 from pathlib import Path
 
@@ -12,10 +18,20 @@ import torch
 import foreword
 from foreword.base import loading
 from foreword.errors import ConfigError, DependencyError, ModelError, UnsupportedModelError
+from foreword.files import cache_folder
 from foreword.models import bundled
 from foreword.models.slots import find_slots
-from foreword.models.weights import hash_files, hash_parameters
-from tiny import ARCHITECTURES, SLIDING, byte_tokenizer, random_batch, sample_inputs, tiny_base, tiny_model
+from foreword.models.weights import StoredWeights, hash_files, hash_parameters
+from tiny import (
+    ARCHITECTURES,
+    SLIDING,
+    byte_tokenizer,
+    random_batch,
+    sample_inputs,
+    tiny_base,
+    tiny_model,
+    trained_like,
+)
 
 
 @pytest.fixture
@@ -69,10 +85,127 @@ def test_a_folder_without_weights_or_tokenizer(tmp_path, folder) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="no readable configuration"):
         foreword.load(tmp_path / "empty")
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").unlink()
+    (folder / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="no readable tokenizer"):
         foreword.load(folder)
+    (folder / "tokenizer.json").unlink()  # its configuration alone is no tokenizer
+    with pytest.raises(ModelError, match="no readable tokenizer"):
+        foreword.load(folder)
+
+
+def test_a_folder_without_tokenizer_files_is_for_tensors_only(tmp_path, folder) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    base = foreword.load(folder, device="cpu")
+    assert base.tokenizer is None
+    prefix, batch = trained_like(base, 5), random_batch([9, 4], "left")
+    with base.attach(prefix):
+        attached = base.model(**batch).logits
+    assert not torch.equal(attached, base.model(**batch).logits)
+    assert base.inputs([[5, 6], [7]], prefix).tensors["input_ids"].shape == (2, 2)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"input": "a", "target": "b"}\n' * 20)
+    for needs_texts in (
+        lambda: base.generate(["a"], prefix),
+        lambda: foreword.train(base, foreword.TrainConfig(data=str(rows), output=str(tmp_path / "run"))),
+        lambda: foreword.evaluate(base, foreword.EvalConfig(data=str(rows))),
+        lambda: foreword.Prefix.from_text("a", base),
+        lambda: base.inputs(["a"], prefix),
+    ):
+        with pytest.raises(ConfigError, match=r"tokenizer: .* has none, so it takes tensors only; put its tokenizer"):
+            needs_texts()
+
+
+def test_the_hash_survives_its_folder(folder) -> None:
+    expected = hash_files([folder / "model.safetensors"])
+    shutil.rmtree(cache_folder() / "hashes")
+    base = foreword.load(folder, device="cpu")
+    shutil.rmtree(folder)
+    assert base.fingerprint.weights == expected
+
+
+def test_the_hash_is_that_of_the_files_that_were_loaded(folder, tmp_path) -> None:
+    expected = hash_files([folder / "model.safetensors"])
+    shutil.rmtree(cache_folder() / "hashes")
+    base = foreword.load(folder, device="cpu")
+    other = tmp_path / "other"
+    tiny_model("llama", seed=1).save_pretrained(other)
+    (other / "model.safetensors").replace(folder / "model.safetensors")
+    assert foreword.load(folder, device="cpu").fingerprint.weights != expected
+    assert copy.deepcopy(base).fingerprint.weights == expected
+    assert pickle.loads(pickle.dumps(base._weights_hash))() == expected  # noqa: S301  a pickle made here
+    assert base.fingerprint.weights == expected
+
+
+def test_files_overwritten_in_place_have_no_hash(folder) -> None:
+    """Their content is gone, and the model in memory may be mapped to it."""
+    shutil.rmtree(cache_folder() / "hashes", ignore_errors=True)
+    base = foreword.load(folder, device="cpu")
+    file = folder / "model.safetensors"
+    with file.open("r+b") as handle:
+        handle.write(file.read_bytes()[:100])
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(ModelError, match="overwritten after it was loaded"):
+        base.weights_hash()
+
+
+def test_files_replaced_while_they_are_loaded(folder, monkeypatch, tmp_path) -> None:
+    def slow(cls, *args, **kwargs):
+        tiny_model("llama", seed=1).save_pretrained(tmp_path / "new")
+        (tmp_path / "new" / "model.safetensors").replace(folder / "model.safetensors")
+        return tiny_model("llama")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", slow)
+    with pytest.raises(ModelError, match="changed while it was loaded"):
+        foreword.load(folder)
+
+
+def test_hashing_keeps_no_file_open(folder) -> None:
+    weights = StoredWeights([folder / "model.safetensors"])
+    handle = weights._files[0][1]
+    os.fstat(handle)
+    weights()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(handle)
+    with pytest.raises(ModelError, match="can't be opened"):
+        StoredWeights([folder / "model.safetensors", folder / "nothing"])
+
+
+def test_code_of_a_checkpoint_is_neither_run_nor_asked_for(folder, monkeypatch) -> None:
+    """Transformers asks on standard input unless it is told; nobody is asked here."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "evil", "auto_map": names}))
+    for attempt in (lambda: foreword.load(folder), lambda: loading.load_config(folder)):
+        with pytest.raises(ModelError, match="no readable configuration"):
+            attempt()
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": names}))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}, "tokenizer_class": "Evil"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with contextlib.suppress(ModelError):
+        foreword.load(folder)
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": -1}, {"hidden_size": 10**30}, {"num_attention_heads": 0}, {"vocab_size": "many"},
+        {"rope_parameters": [1]}, {"layer_types": 7}, {"head_dim": 1e400}, {"quantization_config": 3},
+        {"quantization_config": {"quant_method": []}}, {"architectures": 5}, {"model_type": []}, {"model_type": 0},
+        {"hidden_act": {}}, {"num_hidden_layers": None}, {"dtype": "nothing"}, {"id2label": [1, 2]},
+    ],
+)  # fmt: skip
+def test_hostile_configurations_are_typed_errors(folder, changes) -> None:
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    with contextlib.suppress(ModelError):
+        foreword.load(folder, device="cpu")
+    with contextlib.suppress(ModelError):
+        loading.empty_model(loading.load_config(folder))
 
 
 def test_truncated_weights_are_a_typed_error(folder) -> None:

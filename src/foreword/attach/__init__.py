@@ -1,6 +1,8 @@
 """Attaching prefixes to a Transformers model: hooks and bookkeeping, no mathematics.
 
-state       what is attached to a model now; all installed hooks share it
+contexts    what is attached in the present context: a thread, or an asyncio task
+state       what the hooks on one model share
+disguise    the classes that a model and its configs have while something is attached
 attachment  the prefixes of one attach, prepared for attention
 inject      attaching and detaching; the two routes
 function    first route: the attention function that Transformers calls
@@ -14,6 +16,6 @@ virtual     virtual tokens among the input embeddings
 from __future__ import annotations
 
 from foreword.attach.attachment import BACKENDS
-from foreword.attach.inject import attach, capture, observed, switch
+from foreword.attach.inject import attach, capture, carried, installed, observed, switch
 
-__all__ = ["BACKENDS", "attach", "capture", "observed", "switch"]
+__all__ = ["BACKENDS", "attach", "capture", "carried", "installed", "observed", "switch"]

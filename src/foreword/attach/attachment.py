@@ -76,10 +76,10 @@ class Attachment:
         attachment = Attachment(rows, self._parameter, self._backend)
         attachment.captured, attachment.observer = self.captured, self.observer
         if len(self.rows.assignment) == len(attachment.rows.assignment):
-            for slot, batch, tokens, device in self._plans:
+            for slot, batch, tokens, device in list(self._plans):  # another thread may add to them
                 if tokens == 1:  # decoding continues; a prompt of the same length may not come again
                     attachment.shared(slot, batch, tokens, device)
-            for batch, device in self._offset_tensors:
+            for batch, device in list(self._offset_tensors):
                 attachment.offset_tensor(batch, device)
         return attachment
 

@@ -10,6 +10,7 @@ up with hidden keys.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +24,6 @@ from foreword.attach.positions import tokens_of
 from foreword.errors import AttachError, PositionError, PrefixMismatchError, RecomputeError
 from foreword.models.slots import ModelSlots
 from foreword.prefix import KV, Prefix
-
-_KEPT = "_foreword_cache"  # attribute of a stack during its forward pass: (view, cache of the caller)
 
 
 def require(slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
@@ -49,43 +48,52 @@ def require(slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
             )
 
 
-def put_prefix(module: nn.Module, arguments: dict[str, Any], attachment: Attachment, slots: ModelSlots) -> None:
-    """Replace cache and mask in the stack's `arguments` by a cache view and a mask that show the prefix first."""
-    cache = arguments.get("past_key_values")
-    _refuse(module, cache)
-    _refuse_packing(arguments)
-    if cache is None and _wants_cache(module, arguments):
-        cache = DynamicCache(config=module.config)
-    tokens = tokens_of(arguments)
-    if tokens is None:
-        raise AttachError(f"{type(module).__name__} was called with neither input_ids nor inputs_embeds")
-    rows = attachment.rows.expand(tokens.shape[0])
-    lengths = [0 if row is None else _length(attachment.prefixes[row]) for row in rows]
-    if not any(lengths):
-        module.__dict__[_KEPT] = (None, None)
-        return
-    order, mask = _layout(arguments.get("attention_mask"), lengths, tokens, cache)
-    blocks = _Blocks(attachment.prefixes, rows, max(lengths), [slot.name for slot in slots.slots])
-    view = Cache(layers=[_Layer(cache, number, blocks, order) for number in range(len(slots.slots))])
-    arguments |= {"past_key_values": view, "attention_mask": mask}
-    module.__dict__[_KEPT] = (view, cache)
+class _Pass(threading.local):
+    """The forward pass that a thread is in. view: what the stack gets; cache: the caller's own."""
+
+    view: Cache | None = None
+    cache: Cache | None = None
 
 
-def put_back(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    """Forward hook: replace the view in `output` by the caller's own cache."""
-    view, cache = module.__dict__.pop(_KEPT, (None, None))
-    if view is None:
+class CacheView:
+    """Shows one stack the prefix in front of its cache, for one forward pass."""
+
+    def __init__(self, slots: ModelSlots) -> None:
+        self._names = [slot.name for slot in slots.slots]
+        self._this = _Pass()
+
+    def put_prefix(self, module: nn.Module, arguments: dict[str, Any], attachment: Attachment) -> None:
+        """Replace cache and mask in the stack's `arguments` by a view and a mask that show the prefix first."""
+        self._this.view = self._this.cache = None
+        cache = arguments.get("past_key_values")
+        _refuse(module, cache)
+        _refuse_packing(arguments)
+        if cache is None and _wants_cache(module, arguments):
+            cache = DynamicCache(config=module.config)
+        tokens = tokens_of(arguments)
+        if tokens is None:
+            raise AttachError(f"{type(module).__name__} was called with neither input_ids nor inputs_embeds")
+        rows = attachment.rows.expand(tokens.shape[0])
+        lengths = [0 if row is None else _length(attachment.prefixes[row]) for row in rows]
+        if not any(lengths):
+            return
+        order, mask = _layout(arguments.get("attention_mask"), lengths, tokens, cache)
+        blocks = _Blocks(attachment.prefixes, rows, max(lengths), self._names)
+        view = Cache(layers=[_Layer(cache, number, blocks, order) for number in range(len(self._names))])
+        arguments |= {"past_key_values": view, "attention_mask": mask}
+        self._this.view, self._this.cache = view, cache
+
+    def put_back(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Forward hook: replace the view in `output` by the caller's own cache. None: there is none in it."""
+        view, cache = self._this.view, self._this.cache
+        self._this.view = self._this.cache = None
+        if view is None:
+            return None
+        if isinstance(output, tuple):
+            return tuple(cache if item is view else item for item in output if item is not view or cache is not None)
+        if output.get("past_key_values") is view:
+            output["past_key_values"] = cache
         return output
-    if isinstance(output, tuple):
-        return tuple(cache if item is view else item for item in output if item is not view or cache is not None)
-    if output.get("past_key_values") is view:
-        output["past_key_values"] = cache
-    return output
-
-
-def forget(module: nn.Module) -> None:
-    """Drop the view that a failed forward pass has left on `module`."""
-    module.__dict__.pop(_KEPT, None)
 
 
 def capture(model: nn.Module, slots: ModelSlots, inputs: dict[str, Any]) -> dict[str, KV]:

@@ -25,24 +25,30 @@ class Entry:
         self._names = parameters_of(module)
         self._layers = recompute.candidates(module)
         self._first = stack is slots.stacks[0]  # in an encoder–decoder the encoder, which reads the prompts
+        self.view = cached.CacheView(slots) if slots.route == "cache" else None
 
-    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> Any:
+        """Return the changed arguments; None: they stay, as in a context without an attachment.
+
+        kwargs: None in a pass that another thread began while the hooks were being installed or removed.
+        """
         attachment = self._state.current
-        if attachment is None:
-            return args, kwargs
+        if attachment is None or kwargs is None:
+            return None
         arguments = by_name(self._names, args, kwargs)
         refuse_attentions(arguments, getattr(module, "config", None))
-        self._state.start_pass(attachment, positions.past_length(arguments))
-        if attachment.has_embeddings and self._first and not self._state.past:
+        past = positions.past_length(arguments)
+        self._state.start_pass(attachment, past)
+        if attachment.has_embeddings and self._first and not past:
             virtual.require_virtual(self._model, arguments.get("input_ids"), attachment)
         if attachment.packed is not None:
             self._unpadded(module, arguments, attachment)
         else:
             self._positions(arguments, attachment)
-        if self._slots.route == "cache":
-            cached.put_prefix(module, arguments, attachment, self._slots)
+        if self.view is not None:
+            self.view.put_prefix(module, arguments, attachment)
         elif not torch.compiler.is_compiling():  # also without gradients: layers checkpoint whenever they train
-            recompute.wrap(self._layers, self._state, attachment)
+            recompute.wrap(self._layers, self._state)
         return (), arguments
 
     def _unpadded(self, module: nn.Module, arguments: dict[str, Any], attachment: Attachment) -> None:
@@ -70,7 +76,9 @@ class Entry:
                 f"packed rows of {sum(lengths)} tokens are one row [1, {sum(lengths)}], got {shape}"
             )
         use_cache = arguments.get("use_cache")
-        if self._state.past or (getattr(module.config, "use_cache", False) if use_cache is None else use_cache):
+        if self._state.this_pass.past or (
+            getattr(module.config, "use_cache", False) if use_cache is None else use_cache
+        ):
             raise AttachError("packed rows share no cache; call the model with use_cache=False")
         if arguments.get("attention_mask") is not None:
             raise AttachError("packed rows take no attention_mask; their lengths say what a token sees")

@@ -1,16 +1,18 @@
 """The attention function registered with Transformers, and how it finds its slot.
 
-While something is attached, the model's attention implementation is this function. It is registered
+In a context with an attachment, the model's attention implementation is this function. It is registered
 together with a mask function. Without one, Transformers would make no mask, and causality would be lost silently.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from foreword.attach.attachment import Attachment
 from foreword.attach.state import State
 from foreword.attention.call import normalise
 from foreword.errors import AttachError
@@ -19,13 +21,19 @@ IMPLEMENTATION = "foreword"
 _SITE = "_foreword_site"  # attribute of an attention module
 
 
+class _Calls(threading.local):
+    """How often a module was called in the forward pass that a thread is in."""
+
+    number = 0
+
+
 class Site:
     """Connects an attention module with its model's state and with the slots it reads, in the order of its calls."""
 
     def __init__(self, state: State, names: tuple[str, ...]) -> None:
         self.state = state
         self._names = names
-        self._calls = 0
+        self._calls = _Calls()
 
     @property
     def counts(self) -> bool:
@@ -35,13 +43,13 @@ class Site:
     def next_slot(self) -> str:
         if not self.counts:
             return self._names[0]
-        name = self._names[self._calls % len(self._names)]
-        self._calls += 1
+        name = self._names[self._calls.number % len(self._names)]
+        self._calls.number += 1
         return name
 
     def start(self) -> None:
         """Begin a new forward pass: the next call reads the first slot."""
-        self._calls = 0
+        self._calls.number = 0
 
 
 def install(model: nn.Module, readers: dict[str, tuple[str, ...]], state: State) -> list[Site]:
@@ -79,7 +87,7 @@ def _attention(
             f"{type(module).__name__} uses the attention implementation {IMPLEMENTATION!r} outside an attach"
         )
     if getattr(module, "attn_temperature_tuning", False) and not getattr(module, "use_rope", True):
-        query = _rescaled(module, query, site.state)
+        query = _rescaled(module, query, attachment, site.state.this_pass.past)
     call = normalise(
         module,
         query,
@@ -96,16 +104,16 @@ def _attention(
     return attachment.run(site.next_slot(), call).transpose(1, 2).contiguous(), None
 
 
-def _rescaled(module: Any, query: Tensor, state: State) -> Tensor:
+def _rescaled(module: Any, query: Tensor, attachment: Attachment, past: int | Tensor) -> Tensor:
     """Return the queries of a Llama4 layer without rotary positions, scaled for their shifted positions.
 
     Llama4 scales these queries by s(index), where index counts the cached tokens. A prefix's offset moves the index:
     q · s(index + offset) / s(index), s(p) = log1p(⌊(p + 1) / floor⌋) · scale + 1.
     """
-    if state.current is None or not any(state.current.offsets):
+    if not any(attachment.offsets):
         return query
-    index = torch.arange(query.shape[2], device=query.device) + state.past
-    offsets = state.current.offset_tensor(query.shape[0], query.device)
+    index = torch.arange(query.shape[2], device=query.device) + past
+    offsets = attachment.offset_tensor(query.shape[0], query.device)
 
     floor, scale = float(module.floor_scale), float(module.attn_scale)
 

@@ -2,21 +2,24 @@
 
 There are two routes. "attention": the model's attention implementation becomes Foreword's function (see
 `function`). "cache": models with attention code of their own get the prefix in front of their cache
-(see `cached`). The model object holds its `Injector`, which installs the hooks. All hooks read one `State`,
-which says what is attached.
+(see `cached`). Each model has one `Injector`. It installs hooks, which stay as long as any context (see `contexts`)
+has something attached. They act only in such contexts.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
-from foreword.attach import cached, function, positions, recompute, virtual
+from foreword.attach import cached, contexts, function, positions, recompute, virtual
 from foreword.attach.attachment import Attachment
+from foreword.attach.disguise import config_disguise, model_disguise
 from foreword.attach.entry import Entry, by_name, parameters_of
 from foreword.attach.state import State
 from foreword.attention.call import AttentionCall
@@ -24,102 +27,144 @@ from foreword.errors import AttachError, BatchMismatchError
 from foreword.models.slots import ModelSlots
 from foreword.prefix import KV, Prefix
 
-_INJECTOR = "_foreword_injector"  # attribute of a model while something is attached
-_LOCK = threading.Lock()  # held only while something is installed or removed
+_LOCK = threading.RLock()  # held only while something is installed or removed; a removal may begin during an install
 
 
 class Injector:
-    """Installs the hooks on one model and removes them. owner: the thread that attached."""
+    """Installs the hooks on one model and removes them."""
 
     def __init__(self, model: nn.Module, slots: ModelSlots) -> None:
         self.state = State(self.active)
-        self.owner = threading.get_ident()
-        self._model, self._slots = model, slots
-        self._stacks = [model.get_submodule(stack.path) for stack in slots.stacks]
-        self._implementations: list[tuple[Any, str | None]] = []  # of each config, before the attach
+        self._model, self._slots = ref(model), slots
+        self._stacks: list[nn.Module] = []
         self._hooks: list[Any] = []
+        self._classes: list[tuple[Any, type[Any]]] = []  # (object, its own class) of what is disguised
+        self._disguises: dict[type[Any], type[Any]] = {}  # by own class, for the next time
+        self._blocks: set[object] = set()  # one for each open block
+        self.installed = False
         self._watches_tables = False  # True while the embedding tables are hooked
 
-    def install(self) -> None:
-        self._model.__dict__[_INJECTOR] = self
+    def open(self) -> contexts.Block:
+        """Install the hooks unless they are there. They stay until the block is garbage."""
+        key = object()
+        with _LOCK:
+            self._blocks.add(key)
+            block = contexts.Block(functools.partial(self._close, key))
+            if not self.installed:
+                try:
+                    self._install()
+                except BaseException:
+                    self._remove()
+                    block.close()
+                    raise
+        return block
+
+    def _close(self, key: object) -> None:
+        with _LOCK:
+            self._blocks.discard(key)
+            if not self._blocks and self.installed:
+                self._remove()
+
+    def _install(self) -> None:
+        self.installed = True
+        model = self._model()
+        if model is None:
+            raise AttachError("the model no longer exists")
+        self._stacks = [model.get_submodule(stack.path) for stack in self._slots.stacks]
         for stack, module in zip(self._slots.stacks, self._stacks, strict=True):
-            entry = Entry(self.state, self._model, stack, self._slots)
+            entry = Entry(self.state, model, stack, self._slots)
             self._hooks.append(module.register_forward_pre_hook(entry.before, with_kwargs=True))
-        if self._slots.route == "cache":
-            self._hooks += [module.register_forward_hook(cached.put_back, with_kwargs=True) for module in self._stacks]
-        else:
-            self._install_function()
+            if entry.view is not None:
+                self._hooks.append(module.register_forward_hook(entry.view.put_back))
+        self._disguise(model, model_disguise)
+        if self._slots.route == "attention":
+            self._install_function(model)
 
-    def _install_function(self) -> None:
-        """Make every attention module of the stacks call Foreword's function."""
-        sites = function.install(self._model, dict(self._slots.readers), self.state)
+    def _install_function(self, model: Any) -> None:
+        """Make every attention module of the stacks call Foreword's function in contexts with an attachment."""
+        sites = function.install(model, dict(self._slots.readers), self.state)
         self.state.each_pass = [site.start for site in sites if site.counts]
-        self._implementations = [(config, config._attn_implementation) for config in _configs(self._stacks)]
-        model_config: Any = self._model.config
-        if model_config.get_text_config() is not model_config:
-            self._hooks.append(self._model.register_forward_pre_hook(self._count_positions, with_kwargs=True))
-        for config, _ in self._implementations:
-            config._attn_implementation = function.IMPLEMENTATION
+        if model.config.get_text_config() is not model.config:
+            self._hooks.append(model.register_forward_pre_hook(self._count_positions, with_kwargs=True))
+        for config in _configs(self._stacks):
+            self._disguise(config, config_disguise)
 
-    def remove(self) -> None:
-        for config, implementation in self._implementations:
-            config._attn_implementation = implementation
+    def _disguise(self, thing: Any, make: Callable[[type[Any], State], type[Any]]) -> None:
+        own = type(thing)
+        if own not in self._disguises:
+            self._disguises[own] = make(own, self.state)
+        self._classes.append((thing, own))
+        thing.__class__ = self._disguises[own]
+
+    def _remove(self) -> None:
+        for thing, own in self._classes:
+            thing.__class__ = own
         for hook in self._hooks:
             hook.remove()
-        self._implementations, self._hooks, self._watches_tables = [], [], False
+        self._classes, self._hooks, self._watches_tables = [], [], False
         self.state.each_pass = []
         for module in self._stacks:
             recompute.unwrap(module)
-            cached.forget(module)
-        function.remove(self._model, dict(self._slots.readers))
-        self._model.__dict__.pop(_INJECTOR, None)
+        if (model := self._model()) is not None:
+            function.remove(model, dict(self._slots.readers))
+        self.installed = False
 
-    def set_current(self, attachment: Attachment) -> None:
-        """Make `attachment` current. Hook the embedding tables when the first prompt is to be inserted."""
-        self.state.current = attachment
-        if attachment.has_embeddings and not self._watches_tables:
-            for table in virtual.tables_of(self._model):
+    def watch_tables(self) -> None:
+        """Hook the embedding tables, for the first prompt that is to be inserted among the embeddings."""
+        with _LOCK:
+            if self._watches_tables or not self.installed:
+                return
+            for table in virtual.tables_of(self._model()):
                 tokens = virtual.VirtualTokens(self.state, table)
                 self._hooks.append(table.register_forward_pre_hook(tokens.before))
                 self._hooks.append(table.register_forward_hook(tokens.after))
             self._watches_tables = True
 
-    def _count_positions(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _count_positions(self, module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> Any:
         """Pre-hook of a model around the stack (text with pictures): set positions, as it would count padding too."""
-        arguments, current = by_name(parameters_of(module), args, kwargs), self.state.current
-        if current is not None and any(current.offsets) and arguments.get("position_ids") is None:
+        current = self.state.current
+        if current is None or kwargs is None or not any(current.offsets):
+            return None
+        arguments = by_name(parameters_of(module), args, kwargs)
+        if arguments.get("position_ids") is None:
             arguments["position_ids"] = positions.counted(arguments)
         return (), arguments
 
     @contextmanager
-    def active(self, attachment: Attachment, same_thread: bool = False) -> Iterator[None]:
-        """Make `attachment` current. Install the hooks first if they are not installed.
-
-        same_thread: raise `AttachError` if another thread has attached. False for a recomputation, which runs on
-        autograd's thread.
-        """
-        with _LOCK:
-            holder: Injector | None = self._model.__dict__.get(_INJECTOR)
-            if same_thread and holder is not None and holder.owner != threading.get_ident():
-                raise AttachError(
-                    "another thread has a prefix attached to this model; attach a list with one prefix per row, "
-                    "or use a second model"
-                )
-            if holder is None:
-                self.owner = threading.get_ident()
-                self.install()
-        injector = holder or self
-        state = injector.state
-        previous = state.current, state.past
-        injector.set_current(attachment)
-        state.past = 0
+    def active(self, attachment: Attachment) -> Iterator[None]:
+        """Make `attachment` current in this context. The hooks are installed if they are not."""
+        past, self.state.this_pass.past = self.state.this_pass.past, 0
+        block = self.open()
         try:
+            contexts.enter(self.state.owner, attachment, block)
+            if attachment.has_embeddings:
+                self.watch_tables()
             yield
         finally:
-            state.current, state.past = previous
-            if holder is None:
-                with _LOCK:
-                    self.remove()
+            contexts.leave(block)
+            del block  # a traceback keeps this frame; the hooks must not stay with it
+            self.state.this_pass.past = past
+
+
+_INJECTORS: WeakKeyDictionary[nn.Module, Injector] = WeakKeyDictionary()
+
+
+def injector_of(model: nn.Module, slots: ModelSlots) -> Injector:
+    """Return the injector of `model`."""
+    with _LOCK:
+        found = _INJECTORS.get(model)
+        if found is None:
+            found = _INJECTORS[model] = Injector(model, slots)
+        return found
+
+
+def attached(model: nn.Module) -> Attachment:
+    """Return what is attached to `model` in this context. Raises `AttachError` if nothing is."""
+    injector = _INJECTORS.get(model)
+    attachment = None if injector is None else injector.state.current
+    if attachment is None:
+        raise AttachError("nothing is attached in this thread or task; open an attach first")
+    return attachment
 
 
 @contextmanager
@@ -133,8 +178,8 @@ def attach(
     """Attach `rows` (one prefix for all, or one entry per batch row) to `model` for the `with` block.
 
     packed: tokens of each row, if the rows stand one after another in a single row; else None.
-    An inner attach replaces the outer one until it ends.
-    Raises `AttachError` if another thread has something attached to the same model, or if packing is not possible.
+    Other contexts (threads, tasks) are not affected. An inner attach replaces the outer one until it ends.
+    Raises `AttachError` if packing is not possible.
     On the cache route raises `PrefixMismatchError` or `PositionError` for prefixes that it can't attach.
     """
     if slots.route == "cache":
@@ -144,30 +189,45 @@ def attach(
     floating = [p for p in model.parameters() if p.is_floating_point()]
     parameter = next((p for p in floating if p.device.type != "meta"), floating[0])  # offloaded ones are on meta
     attachment = Attachment(rows, parameter, backend, packed)
-    injector = model.__dict__.get(_INJECTOR) or Injector(model, slots)
     try:
-        with injector.active(attachment, same_thread=True):
+        with injector_of(model, slots).active(attachment):
             yield
     finally:
         attachment.masks.clear()
 
 
 def switch(model: nn.Module, slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
-    """Replace the prefixes of the open attach by `rows`, until it ends.
+    """Replace the prefixes of the open attach by `rows`, until it ends. Other contexts are not affected.
 
-    Raises `AttachError` if this thread has no open attach, or if packed rows are attached.
+    Raises `AttachError` if this context has no open attach, or if packed rows are attached.
     """
-    injector: Injector | None = model.__dict__.get(_INJECTOR)
-    if injector is None or injector.state.current is None or injector.owner != threading.get_ident():
-        raise AttachError(
-            "nothing is attached in this thread; open an attach first, within which prefixes are switched"
-        )
-    current = injector.state.current
-    if current.packed is not None:
+    before, injector = attached(model), injector_of(model, slots)
+    if before.packed is not None:
         raise AttachError("packed rows are attached; end that attach first")
     if slots.route == "cache":
         cached.require(slots, rows)
-    injector.set_current(current.with_rows(rows))
+    attachment = before.with_rows(rows)
+    if attachment.has_embeddings:
+        injector.watch_tables()
+    contexts.replace(injector.state.owner, attachment)
+
+
+def carried(model: nn.Module, slots: ModelSlots, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function`, to be called in any thread with what is attached here; see `FrozenModel.carry`."""
+    attachment, injector = attached(model), injector_of(model, slots)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with injector.active(attachment):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def installed(model: nn.Module) -> bool:
+    """Return True if hooks are on `model`: some context has something attached."""
+    injector = _INJECTORS.get(model)
+    return injector is not None and injector.installed
 
 
 def _require_packable(slots: ModelSlots, rows: Sequence[Prefix | None], packed: Sequence[int]) -> None:
@@ -196,7 +256,7 @@ def observed(
     if slots.route == "cache":
         raise AttachError(f"{type(model).__name__} has attention code of its own; its queries can't be seen from here")
     with attach(model, slots, rows):
-        model.__dict__[_INJECTOR].state.current.observer = observer
+        attached(model).observer = observer
         yield
 
 
@@ -211,11 +271,10 @@ def capture(model: nn.Module, slots: ModelSlots, **inputs: Any) -> dict[str, KV]
         with attach(model, slots, [None]):
             return cached.capture(model, slots, inputs)
     takes_cache = "use_cache" in parameters_of(model)
+    captured: dict[str, KV] = {}
     with attach(model, slots, [None]):
-        attachment = model.__dict__[_INJECTOR].state.current
-        attachment.captured = {}
+        attached(model).captured = captured
         model(**inputs, **({"use_cache": False} if takes_cache else {}))
-        captured: dict[str, KV] = attachment.captured
     return {slot.name: captured[slot.name] for slot in slots.slots if slot.name in captured}
 
 

@@ -3,7 +3,7 @@
 Transformers' layers call `self._gradient_checkpointing_func(function, *args)`, and `function` runs again
 in backward. By then the attach may have ended, another one may be open, or autograd's thread may run it.
 While a prefix is attached, the checkpoint function is therefore wrapped: `function` always runs with the
-attachment of its forward.
+attachment of its forward, and without one in a context that has none.
 """
 
 from __future__ import annotations
@@ -23,37 +23,40 @@ _ATTRIBUTE = "_gradient_checkpointing_func"
 
 
 class CheckpointWithPrefix:
-    """Replaces a layer's checkpoint function and remembers the attachment of the forward."""
+    """Replaces a layer's checkpoint function. The recomputation gets the attachment of its forward."""
 
-    def __init__(self, original: Callable[..., Any], state: State, attachment: Attachment) -> None:
+    def __init__(self, original: Callable[..., Any], state: State) -> None:
         self.original = original
         self._state = state
-        self._attachment = attachment
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self.original(partial(self._run, function), *args, **kwargs)
+        attachment = self._state.current
+        if attachment is not None:
+            function = partial(self._run, function, attachment)
+        return self.original(function, *args, **kwargs)
 
-    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
-        with self._state.activate(self._attachment):
+    def _run(self, function: Callable[..., Any], attachment: Attachment, *args: Any) -> Any:
+        with self._state.activate(attachment):
             return function(*args)
 
 
-def wrap(layers: list[nn.Module], state: State, attachment: Attachment) -> None:
-    """Wrap, for `attachment`, the checkpoint function of those `layers` that are checkpointed now.
+def wrap(layers: list[nn.Module], state: State) -> None:
+    """Wrap the checkpoint function of those `layers` that are checkpointed now.
 
     Raises `RecomputeError` for reentrant checkpointing, which would lose the prefix's gradients.
     """
     for layer in layers:
         if not getattr(layer, "gradient_checkpointing", False) or not hasattr(layer, _ATTRIBUTE):
             continue
-        current = getattr(layer, _ATTRIBUTE)
-        original = current.original if isinstance(current, CheckpointWithPrefix) else current
+        present = getattr(layer, _ATTRIBUTE)
+        original = present.original if isinstance(present, CheckpointWithPrefix) else present
         if torch.is_grad_enabled() and getattr(original, "keywords", {}).get("use_reentrant"):
             raise RecomputeError(
                 "reentrant activation checkpointing loses the prefix's gradients; enable it with "
                 "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})"
             )
-        setattr(layer, _ATTRIBUTE, CheckpointWithPrefix(original, state, attachment))
+        if present is original:
+            setattr(layer, _ATTRIBUTE, CheckpointWithPrefix(original, state))
 
 
 def unwrap(stack: nn.Module) -> None:

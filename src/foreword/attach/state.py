@@ -1,30 +1,46 @@
-"""What is attached to one model now."""
+"""`State`: what the hooks on one model share."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import count
 
 import torch
 from torch import Tensor
 
+from foreword.attach import contexts
 from foreword.attach.attachment import Attachment
+
+_NUMBERS = count()
+
+
+class _Pass(threading.local):
+    """The forward pass that a thread is in. past: tokens cached before it."""
+
+    past: int | Tensor = 0
 
 
 class State:
-    """Shared by all hooks that are installed on one model.
+    """What the hooks on one model share.
 
-    current: the attachment that forward passes use; None: the plain base. past: tokens cached before this call.
-    each_pass: functions that are called when a forward pass begins.
-    activate(attachment): a context in which `attachment` is current. It also works after the hooks have been removed,
-    since a backward pass may recompute a forward after the attach has ended.
+    owner: the model's name among all that is attached. this_pass: what holds for one forward pass, which never leaves
+    its thread. each_pass: functions that are called when a forward pass begins.
+    activate(attachment): a context manager in which `attachment` is current. It also works on other threads and after
+    the hooks have been removed, since a backward pass may recompute a forward there and then.
     """
 
     def __init__(self, activate: Callable[[Attachment], AbstractContextManager[None]]) -> None:
-        self.current: Attachment | None = None
-        self.past: int | Tensor = 0
+        self.owner = f"model {next(_NUMBERS)}"
+        self.this_pass = _Pass()
         self.each_pass: list[Callable[[], None]] = []
         self.activate = activate
+
+    @property
+    def current(self) -> Attachment | None:
+        """The attachment that forward passes in this context use; None: the plain base."""
+        return contexts.current(self.owner)
 
     def start_pass(self, attachment: Attachment, past: int | Tensor) -> None:
         """Begin a forward pass with `attachment`; `past` tokens are cached."""
@@ -32,4 +48,4 @@ class State:
             attachment.masks.clear()  # layers share masks within a pass; between passes a mask may change in place
         for start in self.each_pass:
             start()
-        self.past = past
+        self.this_pass.past = past

@@ -8,6 +8,7 @@ the embedding table is hooked: virtual ids get the learned embeddings of their r
 
 from __future__ import annotations
 
+import threading
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -20,30 +21,37 @@ from foreword.errors import AttachError
 from foreword.placing import placed
 
 
+class _LookUp(threading.local):
+    """What `before` leaves for `after`: the ids, and the prompts of their rows. Each thread has its own."""
+
+    found: tuple[Tensor, Prompts] | None = None
+
+
 class VirtualTokens:
     """The hooks of one embedding table."""
 
     def __init__(self, state: State, table: Any) -> None:
         self._state, self._size = state, int(table.num_embeddings)
-        self._looked_up: tuple[Tensor, Prompts] | None = None  # what `before` leaves for `after`
+        self._look_up = _LookUp()
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Remember the ids, and replace virtual ids by one that the table has."""
         attachment, ids = self._state.current, args[0]
-        self._looked_up = None
+        self._look_up.found = None
         if attachment is None or not attachment.has_embeddings or not bool((virtual := ids >= self._size).any()):
             return None
         prompts, number = prompts_of(attachment, ids), ids - self._size
         if bool((beyond := virtual & (number >= prompts.length)).any()):
             raise _unknown_token(attachment, beyond, number)
-        self._looked_up = ids, prompts
+        self._look_up.found = ids, prompts
         return (ids.masked_fill(virtual, 0), *args[1:])
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Put the learned embeddings in the places of the virtual ids."""
-        if self._looked_up is None:
+        found = self._look_up.found
+        if found is None:
             return output
-        (ids, prompts), self._looked_up = self._looked_up, None
+        (ids, prompts), self._look_up.found = found, None
         virtual = ids >= self._size
         places = (prompts.first + ids - self._size).masked_fill(~virtual, 0)
         learned = prompts.table.to(output).index_select(0, places.flatten()).view(*ids.shape, -1)

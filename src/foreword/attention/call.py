@@ -46,18 +46,19 @@ class MaskCache:
         if torch.compiler.is_compiling():  # the compiler itself removes equal computations
             return _additive(mask, bias, query, length, causal)
         key = (_identity(mask), _identity(bias), query.dtype, query.shape[0], length, causal)
-        if key not in self._known:
-            if len(self._known) >= 4:
-                del self._known[next(iter(self._known))]
+        known = self._known.get(key)
+        if known is None:
             total, hidden = _additive(mask, bias, query, length, causal)
             # only on CPU: reading `hidden` back from a GPU costs more time than it may save
             all_see_keys = hidden is not None and hidden.device.type == "cpu" and not bool(hidden.any())
             # the entry keeps mask and bias alive, so that no new tensor gets their ids
-            self._known[key] = ((mask, bias), total, None if all_see_keys else hidden)
-        return self._known[key][1:]
+            known = (mask, bias), total, None if all_see_keys else hidden
+            # replaced as a whole, because two threads may use one attachment
+            self._known = dict(list(self._known.items())[-3:]) | {key: known}
+        return known[1:]
 
     def clear(self) -> None:
-        self._known.clear()
+        self._known = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from foreword.base import rope
 from foreword.base.frozen import FrozenModel
+from foreword.base.rendering import require_tokenizer
 from foreword.errors import PositionError, PrefixError, PrefixMismatchError
 from foreword.models.architectures import architecture_of
 from foreword.prefix import KV, Prefix
@@ -31,9 +32,10 @@ def from_text(base: FrozenModel, text: str, *, length: int | None = None) -> Pre
 def text_ids(text: str, base: FrozenModel, length: int | None = None) -> list[int]:
     """Return the tokens of `text`, without special ones. With `length`, exactly that many: cut, or repeated to fill.
 
-    Raises `PrefixError` if the text has no tokens.
+    Raises `PrefixError` if the text has no tokens, `ConfigError` if the base has no tokenizer.
     """
-    ids: list[int] = base.tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokenizer = require_tokenizer(base.tokenizer, base.name)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise PrefixError("the text has no tokens")
     return ids if length is None else (ids * (length // len(ids) + 1))[:length]

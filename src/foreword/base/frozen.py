@@ -6,25 +6,30 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
 import torch
 
 from foreword import attach
-from foreword.errors import PositionError, PrefixMismatchError, WeightsMismatchWarning
+from foreword.errors import AttachError, PositionError, PrefixMismatchError, WeightsMismatchWarning
+from foreword.models.architectures import support_of
 from foreword.models.lora import carries_lora, combined_hash, without_lora
 from foreword.models.slots import ModelSlots, Slot, embedding_width, find_slots
 from foreword.models.weights import hash_parameters
 from foreword.prefix import KV, Fingerprint, Prefix
+from foreword.proof import require_proof
 
 Prefixes = Prefix | None | Sequence[Prefix | None]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class FrozenModel:
     """A frozen model with slots and a fingerprint. `Base` adds inputs, generation and prefixes made from texts.
 
     model, tokenizer, name, quantisation, weights_hash: see `Base`.
+    An architecture outside the table is tried first (`foreword.proof`), which takes a second or two the first time.
     Raises `UnsupportedModelError` for an architecture that takes no prefix.
     """
 
@@ -44,10 +49,25 @@ class FrozenModel:
         self._weights_hash = weights_hash
         self._fitting: WeakSet[Prefix] = WeakSet()  # prefixes that are known to fit
         carries_lora(model)  # raises an error for other adapters
+        require_proof(without_lora(model))
         self._model_slots = find_slots(model)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {len(self.slots)} slots, {self.dtype}, {self.device})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied: the model with its weights, and the hash of its checkpoint.
+
+        Raises `AttachError` while something is attached, by whomever.
+        """
+        if attach.installed(self.model):
+            raise AttachError(f"{self.name} has a prefix attached; end the attach before the base is copied or pickled")
+        known = self._weights_hash
+        given = None if known is None else partial(str, known())
+        return self.__dict__ | {"_fitting": None, "_weights_hash": given}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_fitting": WeakSet()})
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -110,6 +130,7 @@ class FrozenModel:
             weights=self.weights_hash(),
             source=str(self.name),
             quantisation=self._quantisation,
+            support=support_of(self.model),
         )
 
     @contextmanager
@@ -123,8 +144,13 @@ class FrozenModel:
         packed: tokens of each row, if the model is called with all rows one after another in a single row,
         `input_ids [1, Σ tokens]`, without padding, mask or cache. A token then sees only its own row.
 
-        The end of the block restores the model exactly, also after an exception. An inner attach replaces
-        the outer one until it ends. Gradients flow into the prefix's tensors that require them.
+        What is attached belongs to the context (`contextvars`): to this thread, or to this asyncio task and the tasks
+        made in the block. All others see the plain base, bit for bit, or what they have attached themselves; any
+        number of blocks may be open on one base. `carry` takes an attachment to a thread.
+
+        The end of the block restores the model exactly, also after an exception. Tasks and threads that outlive the
+        block keep what they were given. An inner attach replaces the outer one until it ends. Gradients flow into
+        the prefix's tensors that require them.
         Raises `PrefixMismatchError` for another base's shapes; warns (`WeightsMismatchWarning`, once for
         each prefix) for other weights of the same shapes.
         """
@@ -132,13 +158,26 @@ class FrozenModel:
             yield self
 
     def switch(self, prefix: Prefixes) -> None:
-        """Replace the attached prefix by `prefix`, until the open `attach` ends.
+        """Replace the attached prefix by `prefix`, until the open `attach` ends, for this thread or task alone.
 
         This is far cheaper than a new attach: the model is not changed, and a prefix in the base's dtype and on its
         device is not copied. prefix: as for `attach`. Raises `AttachError` if nothing is attached, and the errors of
         `attach`.
         """
         attach.switch(self.model, self._model_slots, self._checked(prefix))
+
+    def carry(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        """Return `function`, to be called in another thread with what is attached here.
+
+            with base.attach(prefix):
+                thread = Thread(target=base.carry(answer), args=(question,))
+
+        A new thread has an empty context, in which nothing is attached; so do the threads of an executor.
+        `asyncio.to_thread` and new asyncio tasks carry by themselves, and so does `base.model.generate` when it is
+        given to a thread: streamers of Transformers work as they always do. The call may begin or go on after the block
+        has ended. Raises `AttachError` if nothing is attached.
+        """
+        return attach.carried(self.model, self._model_slots, function)
 
     def _checked(self, prefix: Prefixes) -> list[Prefix | None]:
         """Return one entry per row, or one for all. Raises the errors of `require_fit`."""

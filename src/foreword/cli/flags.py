@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from foreword.errors import ConfigError
+from foreword.plain import parse_yaml, shown
 from foreword.settings import About, describe
 
 Command = Callable[..., None]
@@ -48,19 +49,17 @@ def values(kind: type[Any], flags: Mapping[str, Any]) -> dict[str, Any]:
 def pairs(flag: str, entries: Iterable[str], underscores: bool = True) -> dict[str, Any]:
     """NAME=VALUE entries, values read as YAML does: 3 is a number, true a truth value.
 
-    underscores: a dash in a name is one, as in flags.
+    underscores: a dash in a name is one, as in flags. Raises `ConfigError`, also for a name that is given twice.
     """
-    import yaml
-
     read: dict[str, Any] = {}
     for entry in entries:
         name, equals, value = entry.partition("=")
         if not equals or not name:
-            raise ConfigError(flag, f"{entry!r} must be NAME=VALUE")
-        try:
-            read[name.replace("-", "_") if underscores else name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(flag, f"{entry!r}: {' '.join(str(error).split())}") from error
+            raise ConfigError(flag, f"{shown(entry)} must be NAME=VALUE")
+        name = name.replace("-", "_") if underscores else name
+        if name in read:
+            raise ConfigError(flag, f"{shown(name)} is given twice")
+        read[name] = parse_yaml(value, f"{flag} {name}" if len(name) <= 60 else flag)
     return read
 
 

@@ -63,8 +63,10 @@ def _rows(name: str, length: int) -> tuple[list[dict[str, Any]], int]:
     from foreword.base.loading import empty_model, load_config
     from foreword.methods import METHODS
     from foreword.models.slots import embedding_width, find_slots
+    from foreword.proof import require_proof
 
     model = empty_model(load_config(name))
+    require_proof(model)
     slots, width = find_slots(model).slots, embedding_width(model)
     whole = sum(parameter.numel() for parameter in model.parameters())
     direct = METHODS["direct"].count(slots, length, width, None)

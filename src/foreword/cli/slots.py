@@ -26,9 +26,13 @@ def command(
     Example: foreword slots gpt2-medium/config.json --length 100
     """
     from foreword.base.loading import empty_model, load_config
+    from foreword.models.architectures import support_of
     from foreword.models.slots import find_slots
+    from foreword.proof import require_proof
 
-    model_slots = find_slots(empty_model(load_config(model)))
+    empty = empty_model(load_config(model))
+    require_proof(empty)
+    model_slots, support = find_slots(empty), support_of(empty)
     total = sum(slot.parameters(length) for slot in model_slots.slots)
     if json:
         rows = [asdict(slot) | {"parameters": slot.parameters(length)} for slot in model_slots.slots]
@@ -42,6 +46,7 @@ def command(
                 "route": model_slots.route,
                 "limits": model_slots.limits,
                 "layers_without_slot": model_slots.without,
+                "support": support or "in the table",
             }
         )
         return
@@ -59,6 +64,8 @@ def command(
     console.print(table)
     formula = _formula(model_slots, length)
     console.print(f"direct, {length} virtual tokens: {formula} = {total:,} parameters", soft_wrap=True)
+    if support:
+        console.print(f"{empty.config.model_type} is not in the table of architectures; {support}", soft_wrap=True)
     for note in _notes(model_slots):
         console.print(note, soft_wrap=True)
 

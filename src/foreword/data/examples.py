@@ -8,10 +8,12 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from foreword.base.rendering import Renderer
-from foreword.data.readers import BadRow, Row, read_rows
+from foreword.data.readers import read_rows
+from foreword.data.rows import BadRow, Row
 from foreword.errors import DataError
 
 SHOWN = 10  # bad rows that an error message shows
+LISTED = 10_000  # bad rows after which reading stops, if fewer are allowed
 AHEAD = 1024  # rows that are read together, so that they can be tokenised together
 T = TypeVar("T")
 ItemT = TypeVar("ItemT", bound="Item")
@@ -83,7 +85,7 @@ def load_items(
     the fields of the rows that come next. A row is also bad if its line can't be read, or if it has more than
     `max_tokens` tokens.
     Raises `DataError` if there are more than `max_bad_rows` bad rows, or if no row is usable. It lists file and line of
-    each bad row (the first ten in the text).
+    each bad row (the first ten in the text); after 10,000 of them it reads no further.
     """
 
     def items() -> Iterator[ItemT | BadRow]:
@@ -114,12 +116,15 @@ def collect(
     for row in rows:
         if isinstance(row, BadRow):
             bad.append(row)
+            if len(bad) >= LISTED and len(bad) > max_bad_rows:
+                break
         else:
             usable.append(row)
             if limit is not None and len(usable) == limit:
                 break
     if len(bad) > max_bad_rows:
-        text = describe(source, bad) + f"; mend them or allow them with max_bad_rows (now {max_bad_rows})"
+        stopped = " (reading stopped there)" if len(bad) >= LISTED else ""
+        text = describe(source, bad) + f"{stopped}; mend them or allow them with max_bad_rows (now {max_bad_rows})"
         raise DataError(text, [str(row) for row in bad])
     if not usable:
         raise DataError(f"{source}: no usable row in it")

@@ -7,7 +7,8 @@ from typing import Any
 
 from foreword.base import Base
 from foreword.config import EvalConfig
-from foreword.data.readers import Row, read_rows
+from foreword.data.readers import read_rows
+from foreword.data.rows import Row
 from foreword.errors import ConfigError
 from foreword.prefix import Prefix
 from foreword.tasks import Task, TaskSettings, make_task, settings_of

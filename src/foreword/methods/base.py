@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from foreword.base import Base
+from foreword.errors import ConfigError
 from foreword.models.slots import Slot
 from foreword.prefix import Prefix
 from foreword.prefix.kinds import SOFTMAX, Kind
 from foreword.settings import build
+
+MOST_WIDTH = 65_536  # the largest whole number in a method's options: a width or a rank
 
 
 @dataclass(frozen=True)
@@ -101,4 +104,8 @@ class Method:
 
     def parse_options(self, values: Mapping[str, Any]) -> Any:
         """Make the method's settings from plain values. Raises `ConfigError` for an unknown or wrong one."""
-        return build(self.options, values, f"options of method {self.name}")
+        options = build(self.options, values, f"options of method {self.name}")
+        for name, value in vars(options).items():
+            if type(value) is int and value > MOST_WIDTH:
+                raise ConfigError(name, f"must be {MOST_WIDTH:,} or less, not {value}")
+        return options

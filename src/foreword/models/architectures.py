@@ -1,7 +1,8 @@
-"""The closed table of architectures that prefixes attach to, by `config.model_type`."""
+"""The architectures that prefixes attach to: a table by `config.model_type`, and what a proof has found of others."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,14 +11,17 @@ from foreword.errors import UnsupportedModelError
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 Positions = Literal["rotary", "learned", "relative", "alibi", "none"]
 Route = Literal["attention", "cache"]
-Rotary = Literal["half", "interleaved", "last half"]
+Rotary = Literal["half", "interleaved", "last half", "unknown"]
+
+VERIFIED = "verified at load"
+_PROVEN = "_foreword_architecture"  # attribute of a model outside the table, once it is proven
 
 
 @dataclass(frozen=True)
 class Architecture:
     """How a prefix attaches to one architecture.
 
-    attention: class name of its attention modules.
+    attention: class name of its attention modules. also: class names of further ones, such as cross attention.
     kind: decoder, encoder or encoder-decoder; slots are called `decoder.i`, `encoder.i`, or both and `cross.i`.
     positions: rotary (also where some layers have none), learned (a table whose end is a hard limit),
     relative (a bias on scores), alibi, or none.
@@ -25,12 +29,15 @@ class Architecture:
     for models with attention code of their own).
     per_call: one module computes several layers in turn (ALBERT); the order of its calls tells which layer it is.
     layout: how rotary positions pair a key's channels: "half" (i with i + r/2 of the first r), "interleaved"
-    (2i with 2i + 1), or "last half" (the last r channels).
+    (2i with 2i + 1), "last half" (the last r channels), or "unknown" (an offset can't be changed).
     limit: config field with the number of positions in the model's table.
     after_padding: positions are counted from `pad_token_id` + 1, so `pad_token_id` + 1 fewer are usable, and they can't
     be shifted from outside (RoBERTa).
     recurrent: it also has recurrent or convolutional parts, whose state depends on earlier tokens.
     counts_mask: without position_ids the model counts positions from the attention mask.
+    verified: it is outside the table, and was found by a proof. Cross attention of a decoder then has no slot; it is
+    idle unless the caller gives it states.
+    packs: False if rows can't be packed although attention and positions alone connect tokens.
     """
 
     attention: str
@@ -43,6 +50,14 @@ class Architecture:
     after_padding: bool = False
     counts_mask: bool = False
     recurrent: bool = False
+    also: tuple[str, ...] = ()
+    packs: bool = True
+    verified: bool = False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names of all its attention modules."""
+        return (self.attention, *self.also)
 
     @property
     def rotary(self) -> Rotary | None:
@@ -112,17 +127,55 @@ ARCHITECTURES = {
 }
 
 
+def listed(config: Any) -> Architecture | None:
+    """Return the table's entry for `config` or its text part; None if neither is in the table."""
+    entries = (ARCHITECTURES.get(candidate.model_type) for candidate in _configs(config))
+    return next((entry for entry in entries if entry), None)
+
+
 def architecture_of(model: Any) -> Architecture:
-    """Return the table's entry for `model`. Raises `UnsupportedModelError`, which names the attention module."""
-    entries = (ARCHITECTURES.get(config.model_type) for config in _configs(model.config))
-    architecture = next((entry for entry in entries if entry), None)
-    if architecture is not None:
-        return architecture
-    config = model.config
-    raise UnsupportedModelError(
-        f"{type(model).__name__} (model_type {config.model_type!r}, attention {_first_attention(model)}) "
-        f"takes no prefix; supported: {', '.join(sorted(ARCHITECTURES))}"
+    """Return the table's entry for `model`, or what a proof has found (`remember`).
+
+    Raises `UnsupportedModelError` for any other model; it names the attention module.
+    """
+    architecture: Architecture | None = listed(model.config) or getattr(model, _PROVEN, None)
+    if architecture is None:
+        raise refusal(model, "it is not in the table and was not verified")
+    return architecture
+
+
+def remember(model: Any, architecture: Architecture) -> None:
+    """Let `architecture_of` return `architecture` for `model`, which is outside the table and was proven."""
+    model.__dict__[_PROVEN] = architecture
+
+
+def support_of(model: Any) -> str | None:
+    """Return "verified at load" for a proven model outside the table; None for one of the table."""
+    return None if listed(model.config) else VERIFIED
+
+
+def refusal(model: Any, reason: str) -> UnsupportedModelError:
+    """Return the error for a model that takes no prefix."""
+    return UnsupportedModelError(
+        f"{type(model).__name__} (model_type {model.config.model_type!r}, attention {_first_attention(model)}) "
+        f"takes no prefix: {reason}. In the table, and always supported: {', '.join(sorted(ARCHITECTURES))}"
     )
+
+
+def dispatching(model: Any) -> tuple[str, ...]:
+    """Return the class names of the modules that dispatch through `AttentionInterface`, in the order they stand."""
+    names = {type(module).__name__: None for module in model.modules() if _dispatches(module)}
+    return tuple(names)
+
+
+def _dispatches(module: Any) -> bool:
+    """Return True if a method of the module's class itself asks Transformers for its attention function."""
+    home = sys.modules.get(type(module).__module__)
+    if not hasattr(home, "ALL_ATTENTION_FUNCTIONS"):
+        return False
+    functions = (getattr(value, "__wrapped__", value) for kind in type(module).__mro__ for value in vars(kind).values())
+    codes = (getattr(function, "__code__", None) for function in functions)
+    return any(code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names for code in codes)
 
 
 def part_of(config: Any) -> Any:

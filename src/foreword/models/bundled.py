@@ -47,9 +47,9 @@ def config() -> Any:
     from transformers import AutoConfig
 
     if _converted().is_dir():
-        return AutoConfig.from_pretrained(_converted())
+        return AutoConfig.from_pretrained(_converted(), trust_remote_code=False)
     gguf = _require()
-    return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
 
 
 def _converted() -> Path:
@@ -75,12 +75,13 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    source: dict[str, Any] = {"gguf_file": gguf.name}
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, trust_remote_code=False, dtype=torch.float32, **source)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **source)
     configuration = loaded.config
     configuration.__dict__.pop("quantization_config", None)  # a GGUF-loaded model refuses save_pretrained
     with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(configuration)
+        plain = AutoModelForCausalLM.from_config(configuration, trust_remote_code=False)
     plain.load_state_dict(loaded.state_dict(), assign=True)
     plain.tie_weights()
     plain.generation_config = loaded.generation_config

@@ -6,6 +6,8 @@ PEFT implements the adapter. This file loads it, separates it from the base's ow
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,15 @@ from torch import nn
 
 from foreword.errors import ConfigError, DependencyError, ModelError, UnsupportedModelError
 from foreword.files import new_folder
+from foreword.models.folder import UNREADABLE, read_config
 from foreword.models.weights import hash_tensors
+from foreword.plain import shown
+
+MOST_RANK = 8_192
+_PATTERNED = (
+    "target_modules", "exclude_modules", "layers_pattern", "target_parameters", "rank_pattern", "alpha_pattern",
+)  # fmt: skip
+MOST_REPEATS = 4  # in a pattern of module names
 
 
 def carries_lora(model: Any) -> bool:
@@ -34,21 +44,88 @@ def without_lora(model: Any) -> Any:
 
 
 def load_lora(model: Any, folder: str | Path) -> Any:
-    """Put the adapter saved in `folder` on `model`. Raises `DependencyError` or `ModelError`."""
+    """Put the adapter saved in `folder` on `model`. Raises `DependencyError` or `ModelError`.
+
+    `base_model_name_or_path` of its configuration is not used, and not kept.
+    """
     require_peft()
     from peft import PeftModel
-    from safetensors import SafetensorError
 
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} is no PEFT adapter: adapter_config.json is not in it")
-    if not (Path(folder) / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{folder} has no adapter_model.safetensors (pickled adapters are not read)")
+    check_adapter(Path(folder))
     try:
-        return PeftModel.from_pretrained(model, str(folder), torch_device=str(next(model.parameters()).device))
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        device = str(next(model.parameters()).device)
+        loaded = PeftModel.from_pretrained(model, str(folder), torch_device=device, low_cpu_mem_usage=True)
+    except UNREADABLE as error:
         raise ModelError(
-            f"the adapter in {folder} can't be put on this base: {' '.join(str(error).split())}"
+            f"the adapter in {folder} can't be put on this base: {' '.join(str(error).split())[:500]}"
         ) from error
+    for name, tensor in loaded.named_parameters():
+        if tensor.is_meta:
+            raise ModelError(f"the adapter in {folder} has no {name}, which its configuration asks for")
+        if "lora_" in name or "modules_to_save" in name:
+            tensor.data = tensor.data.clone()  # else it stays mapped to the file
+    for config in loaded.peft_config.values():
+        config.base_model_name_or_path = None
+    return loaded
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise `ModelError` unless a folder has a LoRA that PEFT can be given: nothing in it runs on and on, imports
+    modules, or copies layers."""
+    for name, why in (("adapter_config.json", ""), ("adapter_model.safetensors", " (pickled adapters are not read)")):
+        if not (folder / name).exists():
+            raise ModelError(f"{folder} is no PEFT adapter: {name} is not in it{why}")
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder / name} is not a regular file")
+    file = folder / "adapter_config.json"
+    config = read_config(file)
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"{file}: peft_type is {shown(config.get('peft_type'))}; only LORA is read")
+    for name in ("layer_replication", "megatron_config"):
+        if config.get(name):
+            raise ModelError(f"{file}: {name} is not supported")
+    ranks = config.get("rank_pattern") or {}
+    for rank in (config.get("r", 8), *(ranks.values() if isinstance(ranks, dict) else ())):
+        if type(rank) is not int or not 1 <= rank <= MOST_RANK:
+            raise ModelError(f"{file}: the rank must be a whole number from 1 to {MOST_RANK:,}, not {shown(rank)}")
+    for pattern in _patterns(config):
+        if not tame(pattern):
+            raise ModelError(f"{file}: the pattern {shown(pattern)} could take for ever; list the modules instead")
+
+
+def _patterns(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the regular expressions in PEFT's configuration."""
+    for name in _PATTERNED:
+        value = config.get(name)
+        entries = [value] if isinstance(value, str) else value if isinstance(value, list | dict) else ()
+        yield from (entry for entry in entries if isinstance(entry, str))
+
+
+def tame(pattern: str) -> bool:
+    """Return True if matching a regular expression takes no long time: few repeats, and only of single characters."""
+    if len(pattern) > 500:
+        return False
+    try:
+        tree = re._parser.parse(pattern)  # type: ignore[attr-defined]
+    except (re.error, RecursionError, OverflowError):
+        return False
+    stack, repeats, branches = [tree], 0, 0
+    while stack:
+        for operation, argument in stack.pop():
+            kind = str(operation)
+            if kind.endswith("REPEAT"):
+                repeats += 1
+                body = argument[2]
+                if len(body) != 1 or str(body[0][0]) not in ("LITERAL", "NOT_LITERAL", "ANY", "IN"):
+                    return False
+            elif kind == "BRANCH":
+                branches += 1
+                stack += argument[1]
+            elif kind in ("SUBPATTERN", "ASSERT", "ASSERT_NOT", "ATOMIC_GROUP"):
+                stack.append(argument if kind == "ATOMIC_GROUP" else argument[-1])
+            elif kind in ("GROUPREF", "GROUPREF_EXISTS"):
+                return False
+    return repeats <= MOST_REPEATS and branches <= MOST_REPEATS
 
 
 def save_lora(model: Any, folder: Path) -> Path:

@@ -21,6 +21,8 @@ class Shape:
 def shape_of(module: Any, layer: int) -> Shape:
     """Return the shape of `module`, which is layer `layer` of its stack."""
     config: Any = getattr(module, "config", None)
+    if getattr(config, "is_heterogeneous", False):
+        config = config.per_layer_config[layer]
     heads = int(_first(module, "num_heads", "n_heads", "num_attention_heads") or config.num_attention_heads)
     backend = "math (softcap)" if getattr(module, "attn_logit_softcapping", None) is not None else "flash"
     window = _window(module, config, layer)
@@ -28,7 +30,9 @@ def shape_of(module: Any, layer: int) -> Shape:
         return Shape(heads, heads, module.qk_head_dim, module.v_head_dim, window, "flash (padded widths)")
     width = _first(module, "head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
     width = int(width or _first(module, "hidden_size", "embed_dim") // heads)
-    return Shape(heads, _kv_heads(module, config, heads), width, width, window, backend)
+    value_width = int(getattr(module, "v_head_dim", None) or width)
+    backend = backend if value_width == width else "flash (padded widths)"
+    return Shape(heads, _kv_heads(module, config, heads), width, value_width, window, backend)
 
 
 def _kv_heads(module: Any, config: Any, heads: int) -> int:

@@ -15,7 +15,7 @@ from foreword.models.architectures import ARCHITECTURES, Architecture, Route, ar
 from foreword.models.shapes import Shape, shape_of
 
 _ENTRY = {"input_ids", "inputs_embeds", "input_features", "pixel_values"}
-_CROSS = ("encoder_attn", "EncDecAttention", "crossattention")
+_CROSS = {"encoder_attn", "EncDecAttention", "crossattention", "cross_attn", "cross_attention", "encoder_attention"}
 _CACHE_LIMITS = (
     "the prefix is copied for every row and step",
     "no activation checkpointing",
@@ -108,12 +108,13 @@ class ModelSlots:
         return min((stack.position_limit for stack in self.stacks if stack.position_limit is not None), default=None)
 
 
-def find_slots(model: nn.Module) -> ModelSlots:
+def find_slots(model: nn.Module, architecture: Architecture | None = None) -> ModelSlots:
     """Return the slots of a Transformers model, in layer order.
 
+    architecture: None: the table's, or what a proof has found.
     Works on a model with meta tensors. Raises `UnsupportedModelError`, which names the obstacle.
     """
-    architecture = architecture_of(model)
+    architecture = architecture or architecture_of(model)
     config: Any = model.config
     if architecture.kind == "encoder" and getattr(part_of(config), "is_decoder", False):
         raise UnsupportedModelError(
@@ -126,17 +127,18 @@ def find_slots(model: nn.Module) -> ModelSlots:
         raise UnsupportedModelError(
             f"{type(model).__name__} has several towers of {architecture.attention}; attach to one of them"
         )
-    stacks = {path: None for slot in slots for path in (_stack_of(slot.module, model),)}
+    paths = {path: None for slot in slots for path in (stack_of(slot.module, model),)}
+    stacks = tuple(_stack(path, model, architecture) for path in paths)
     text = part_of(config).get_text_config()
     cached = architecture.route == "cache"
     return ModelSlots(
         tuple(sorted(slots, key=lambda slot: ("encoder", "decoder", "cross").index(slot.role))),
         readers,
-        tuple(_stack(path, model, architecture) for path in stacks),
+        stacks,
         architecture.route,
         _CACHE_LIMITS if cached else (),
         _without(slots, architecture, text),
-        architecture.kind == "decoder",
+        architecture.kind == "decoder" and all(stack.shifts for stack in stacks),
         architecture.positions != "alibi" and not getattr(text, "alibi", False),
         architecture.counts_mask,
         _packs(model, architecture),
@@ -146,7 +148,10 @@ def find_slots(model: nn.Module) -> ModelSlots:
 def _attention_modules(model: nn.Module, architecture: Architecture) -> list[tuple[str, Any]]:
     """Return (path, module) of every attention module. Raises `UnsupportedModelError`."""
     modules = [
-        (path, module) for path, module in model.named_modules() if type(module).__name__ == architecture.attention
+        (path, module)
+        for path, module in model.named_modules()
+        if type(module).__name__ in architecture.classes
+        and not (architecture.verified and architecture.kind == "decoder" and _CROSS & set(path.split(".")))
     ]
     if not modules:
         raise UnsupportedModelError(f"{type(model).__name__} has no module of class {architecture.attention}")
@@ -164,7 +169,8 @@ def _packs(model: Any, architecture: Architecture) -> bool:
     shifted = architecture.kind == "decoder" and architecture.positions in ("rotary", "learned")
     by_index = any(getattr(module, "attn_temperature_tuning", False) for module in model.modules())  # Llama4
     text_only = model.config.get_text_config() is model.config
-    return shifted and text_only and architecture.route == "attention" and not architecture.recurrent and not by_index
+    alone = not architecture.recurrent and not by_index
+    return architecture.packs and shifted and text_only and architecture.route == "attention" and alone
 
 
 def embedding_width(model: Any) -> int:
@@ -234,7 +240,7 @@ def _role(path: str, architecture: Architecture) -> str:
     if architecture.kind != "encoder-decoder":
         return architecture.kind
     parts = path.split(".")
-    if parts[-1] in _CROSS:
+    if _CROSS & set(parts):
         return "cross"
     return "encoder" if "encoder" in parts else "decoder"
 
@@ -243,7 +249,7 @@ def _layer_number(path: str) -> int:
     return next(int(name) for name in path.split(".") if name.isdigit())
 
 
-def _stack_of(path: str, model: nn.Module) -> str:
+def stack_of(path: str, model: nn.Module) -> str:
     """Return the nearest module above `path` that takes tokens or features: `model.layers.0.self_attn` → `model`.
 
     Raises `UnsupportedModelError` if there is none.
@@ -271,7 +277,8 @@ def _limit(module: Any, model: Any, architecture: Architecture) -> int | None:
         return None
     config = getattr(module, "config", model.config).get_text_config()
     reserved = int(config.pad_token_id or 0) + 1 if architecture.after_padding else 0
-    return int(getattr(config, architecture.limit)) - reserved
+    limit = getattr(config, architecture.limit, None)
+    return None if limit is None else int(limit) - reserved
 
 
 def _without(slots: list[Slot], architecture: Architecture, config: Any) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -110,6 +111,21 @@ class Prefix:
                 raise PrefixError(f"{name} must be floating point, got {tensor.dtype}")
         for name in ("slots", "extras", "record"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy as plain values; a mapping proxy can't be pickled."""
+        return _rebuilt, tuple(
+            dict(value) if isinstance(value := getattr(self, item.name), Mapping) else value for item in fields(self)
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Prefix:
+        """Copy the tensors, too. Raises `PrefixError` for tensors that a computation is still using."""
+        for name, tensor in self.tensors():
+            if not tensor.is_leaf:
+                raise PrefixError(f"{name} is the result of a computation with gradients; detach it before copying")
+        function, values = self.__reduce__()
+        copy: Prefix = function(*deepcopy(values, memo))
+        return copy
 
     @property
     def kind(self) -> Kind:
@@ -270,3 +286,7 @@ class Prefix:
         Raises `PrefixError` if the text has no tokens.
         """
         return base.prefix_from_text(text, length=length)
+
+
+def _rebuilt(*values: Any) -> Prefix:
+    return Prefix(*values)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foreword.base import Base
+from foreword.base.rendering import require_tokenizer
 from foreword.errors import ConfigError
 from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, summed_loss
 from foreword.tasks.lm import LanguageModelling
@@ -33,8 +34,7 @@ def make_task(base: Base, name: str, settings: TaskSettings) -> Task[Any]:
     """Make the task called `name` on `base`. Raises `ConfigError` for an unknown name or wrong options."""
     if name not in TASKS:
         raise ConfigError("task", f"{name!r} is not known; choose from {', '.join(TASKS)}")
-    if base.tokenizer is None:
-        raise ConfigError("model", f"{base.name} has no tokenizer; load the base with foreword.load")
+    require_tokenizer(base.tokenizer, str(base.name))
     return TASKS[name](base, settings)
 
 

@@ -53,8 +53,8 @@ class SpanOptions:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.longest < 1:
-            raise ConfigError("longest", f"must be 1 or more, not {self.longest}")
+        if not 1 <= self.longest <= 10**6:
+            raise ConfigError("longest", f"must be 1 to 1,000,000, not {self.longest}")
 
 
 class QuestionAnswering(Task[Span]):

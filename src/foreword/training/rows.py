@@ -11,7 +11,8 @@ from foreword.base import Base
 from foreword.config import DataConfig, TrainConfig
 from foreword.data import BadRow, Item, Reading
 from foreword.data.order import HELD_OUT, WINDOW, batches, held_out
-from foreword.data.readers import Row, read_rows
+from foreword.data.readers import read_rows
+from foreword.data.rows import Row
 from foreword.errors import ConfigError
 from foreword.methods import get_method
 from foreword.settings import build, of_each_task

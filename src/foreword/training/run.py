@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from foreword.base import Base
+from foreword.base.rendering import require_tokenizer
 from foreword.base.sharding import shard
 from foreword.config import TrainConfig
 from foreword.data.order import steps_per_epoch
@@ -66,8 +67,7 @@ def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> 
     """
     if not config.data and not config.mixture:
         raise ConfigError("data", "name a file of examples")
-    if base.tokenizer is None:
-        raise ConfigError("model", f"{base.name} has no tokenizer; load the base with foreword.load")
+    require_tokenizer(base.tokenizer, str(base.name))
     with torch.random.fork_rng():
         return _train(base, dataclasses.replace(config, model=str(base.name)), observer)
 

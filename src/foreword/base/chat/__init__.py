@@ -1,0 +1,73 @@
+"""Chat templates of a tokenizer, rendered within bounds of time and memory.
+
+A chat template is a Jinja program that comes with a model, and Jinja's sandbox bounds neither loops nor memory. Here a
+template runs in Transformers' sandbox with the same tags, filters and functions, and gives the same text, but
+everything it does is paid for from a fixed amount of fuel (`meter`):
+
+- operators are intercepted, as the sandbox allows; `~` and comparisons become filters in the tree;
+- each pass of a loop and each call of a macro costs as much as its body has nodes;
+- filters, tests, functions and methods are those of a closed list, each paid for before it makes something large;
+- text that is put out is paid for piece by piece.
+
+An honest template uses about a thousandth of the fuel. It grows with the messages' length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+
+from foreword.base.chat.environment import Environment
+from foreword.base.chat.meter import METER, Meter, OutOfBounds
+from foreword.errors import ConfigError
+from foreword.plain import text_problem
+
+FUEL = 8_000_000  # of one rendering: a step costs 32, a character of text that is made 1
+FUEL_PER_CHARACTER = 64  # of the messages
+LONGEST = 100_000  # characters of a template; real ones have up to 30,000
+_FAILURES = (
+    OutOfBounds, TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
+    SyntaxError, AssertionError, MemoryError,
+)  # fmt: skip
+_ENVIRONMENT = Environment()
+Message = Mapping[str, str]
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    """Return the messages in the tokenizer's chat template, as `tokenizer.apply_chat_template` does.
+
+    Raises `ConfigError` for a template that can't be read, fails, or takes too much time or memory.
+    """
+    try:
+        template = tokenizer.get_chat_template()
+        if not isinstance(template, str):
+            raise OutOfBounds(f"is a {type(template).__name__}, not text")
+        names = {**tokenizer.special_tokens_map, "add_generation_prompt": add_generation_prompt}
+        made = render(template, [dict(message) for message in messages], names)
+    except _FAILURES as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        advice = "give a template of your own"
+        raise ConfigError("template", f"the tokenizer's chat template can't be used: {reason}; {advice}") from error
+    if problem := text_problem(made, null=True):
+        raise ConfigError("template", f"the tokenizer's chat template makes a text that {problem}")
+    return made
+
+
+def render(template: str, messages: list[dict[str, str]], names: Mapping[str, Any]) -> str:
+    """Return the text of a template. Raises what Jinja and the template raise, and `OutOfBounds`."""
+    size = sum(len(value) for message in messages for value in message.values())
+    token = METER.set(Meter(FUEL + FUEL_PER_CHARACTER * size))
+    try:
+        return "".join(_compiled(template).generate(messages=messages, tools=None, documents=None, **names))
+    finally:
+        METER.reset(token)
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> Any:
+    if len(template) > LONGEST:
+        raise OutOfBounds(f"has {len(template):,} characters; at most {LONGEST:,} are read")
+    return _ENVIRONMENT.from_string(template)
