@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from chat_bombs import BOMBS, BROKEN
 
@@ -118,7 +118,7 @@ def chat(text: str) -> Case:
         from foreword.base.rendering import Renderer
         from tiny import byte_tokenizer
 
-        tokenizer = byte_tokenizer()
+        tokenizer = cast(Any, byte_tokenizer).__wrapped__()
         tokenizer.chat_template = text
         return lambda: Renderer(tokenizer).prompt({"input": "x"})
 

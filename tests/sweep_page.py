@@ -51,7 +51,7 @@ Every causal LM, encoder, encoder–decoder and base model class of Transformers
 (torch {versions["torch"]}) with its default configuration: {len(classes)} classes, {len(outside)} of them outside the
 table above. {outcomes["verified"]} verify, {outcomes["refused"]} are refused,
 {outcomes["no model"] + outcomes["no result"]} make no model from a default configuration. A proof took a median of
-{statistics.median(seconds):.1f} s and at most {max(seconds):.1f} s on two slow cores; its outcome is remembered.
+{statistics.median(seconds):.1f} s of one slow core, and at most {max(seconds):.1f} s; its outcome is remembered.
 
 `foreword.load` does the same with the model's own configuration. A tiny random model of the same class and kind runs
 with prefixes, and must equal, to 1e-4 relative: its own eager attention over concatenated keys (with padding, without,

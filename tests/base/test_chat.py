@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,6 +73,13 @@ CONTENTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.s
 )
 
 
+def tokenizer_with(template: Any) -> Any:
+    """A byte tokenizer of its own, since the usual one is shared by all tests."""
+    tokenizer = cast(Any, byte_tokenizer).__wrapped__()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
 def transformers_text(template: str, messages: list[dict[str, str]], generation: bool) -> str:
     tokenizer = byte_tokenizer()
     text = tokenizer.apply_chat_template(
@@ -84,8 +93,7 @@ def transformers_text(template: str, messages: list[dict[str, str]], generation:
 @given(contents=st.lists(CONTENTS, min_size=1, max_size=4), generation=st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_the_text_is_that_of_transformers(name, contents, generation) -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = TEMPLATES[name]
+    tokenizer = tokenizer_with(TEMPLATES[name])
     roles = ("user", "assistant") * 2
     messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
     found = render_chat(tokenizer, messages, generation)
@@ -122,8 +130,7 @@ REFUSED = BOMBS | BROKEN
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_templates_that_are_refused(name) -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = REFUSED[name]
+    tokenizer = tokenizer_with(REFUSED[name])
     with pytest.raises(ConfigError, match="template: the tokenizer's chat template"):
         render_chat(tokenizer, [{"role": "user", "content": "x"}])
 
@@ -136,8 +143,7 @@ def test_what_is_private_is_undefined(hidden) -> None:
 
 
 def test_a_bomb_may_wait_for_its_message() -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = (
+    tokenizer = tokenizer_with(
         "{{ messages[0].content * (10**9 if 'boom' in messages[0].content else 1) }}{{ eos_token }}"
     )
     renderer = Renderer(tokenizer)
@@ -148,8 +154,7 @@ def test_a_bomb_may_wait_for_its_message() -> None:
 
 @pytest.mark.parametrize("template", [5, {"default": 5}, {"other": "x"}, ["x"]])
 def test_templates_that_are_no_text(template) -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = template
+    tokenizer = tokenizer_with(template)
     with pytest.raises(ConfigError, match="template: the tokenizer's chat template can't be used"):
         Renderer(tokenizer)
 
@@ -206,8 +211,7 @@ STATEMENTS = st.recursive(
 
 def check_program(statements: list[str]) -> None:
     template = "{% set ns = namespace(x='s') %}" + "".join(statements)
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = template
+    tokenizer = tokenizer_with(template)
     messages = [{"role": "user", "content": "ab\ncd"}]
     try:
         found = render_chat(tokenizer, messages)

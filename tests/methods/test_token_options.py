@@ -198,7 +198,7 @@ def test_what_has_no_meaning_is_named(tmp_path) -> None:
         ({"frozen_tokens": 4}, "frozen_tokens: 4 of 4 virtual tokens"),
         ({"slots": ("encoder",)}, "slots: 'encoder' names no slot"),
         ({"slots": ("decoder.0",), "lengths": {"decoder.1": 2}}, "lengths: 'decoder.1' names no slot"),
-        ({"lengths": {0: 2}}, "lengths: 0 must be like"),
+        ({"lengths": {"0": 2}}, "lengths: '0' must be like"),
         ({"method": "memory", "lengths": {"decoder": 2}}, "lengths: a memory has no virtual tokens"),
         ({"template": "{input} [V]*4="}, r"template: has 4 places .* direct inserts none"),
     ]

@@ -80,7 +80,8 @@ def test_parts_of_a_mixture_may_be_called_anything(tmp_path) -> None:
     changes = {"data": "", "validation": None, "steps": 1}
     foreword.train(tiny_base("bert"), config(tmp_path, mixture={"train": part, "keys": part}, **changes))
     for wrong, message in (
-        ({3: part}, "must be a text of letters"),
+        ({3: part}, "the key 3 must be text; put it in quotes"),
+        ({"a b": part}, "must be a text of letters"),
         ({"a": part | {"validation": 3}}, "validation: must be"),
     ):
         with pytest.raises(ConfigError, match=f"mixture: .*{message}"):

@@ -32,6 +32,8 @@ class MaskingTokenizer:
         return getattr(self._own, name)
 
     def __call__(self, text, **options):
+        if isinstance(text, list):
+            return {"input_ids": [self(entry, **options)["input_ids"] for entry in text]}
         ids = self._own(text, **options)["input_ids"]
         return {"input_ids": [MASK if token == byte_tokenizer()("\0")["input_ids"][0] else token for token in ids]}
 
@@ -160,7 +162,7 @@ def test_what_can_not_be_asked_is_named() -> None:
             tiny_base(),
             "{text}\n",
             {"words": {True: "b", "good": "g"}},
-            "the class True must be a text; put it in quotes",
+            "the key True must be text; put it in quotes",
         ),
         (tiny_base(), "{text}", {"calibrate": True}, "template: calibrate asks about an empty input"),
         (tiny_base(), "{text}\n", {"wrods": {}}, "did you mean 'words'"),

@@ -10,7 +10,6 @@ up with hidden keys.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from foreword.attach.attachment import Attachment, OnDevice
 from foreword.attach.positions import tokens_of
+from foreword.attach.state import PerThread
 from foreword.errors import AttachError, PositionError, PrefixMismatchError, RecomputeError
 from foreword.models.slots import ModelSlots
 from foreword.prefix import KV, Prefix
@@ -48,11 +48,12 @@ def require(slots: ModelSlots, rows: Sequence[Prefix | None]) -> None:
             )
 
 
-class _Pass(threading.local):
-    """The forward pass that a thread is in. view: what the stack gets; cache: the caller's own."""
+class _Caches:
+    """The caches of the forward pass that a thread is in. view: what the stack gets; own: the caller's."""
 
-    view: Cache | None = None
-    cache: Cache | None = None
+    def __init__(self) -> None:
+        self.view: Cache | None = None
+        self.own: Cache | None = None
 
 
 class CacheView:
@@ -60,11 +61,12 @@ class CacheView:
 
     def __init__(self, slots: ModelSlots) -> None:
         self._names = [slot.name for slot in slots.slots]
-        self._this = _Pass()
+        self._caches = PerThread(_Caches)
 
     def put_prefix(self, module: nn.Module, arguments: dict[str, Any], attachment: Attachment) -> None:
         """Replace cache and mask in the stack's `arguments` by a view and a mask that show the prefix first."""
-        self._this.view = self._this.cache = None
+        caches = self._caches.of
+        caches.view = caches.own = None
         cache = arguments.get("past_key_values")
         _refuse(module, cache)
         _refuse_packing(arguments)
@@ -81,12 +83,13 @@ class CacheView:
         blocks = _Blocks(attachment.prefixes, rows, max(lengths), self._names)
         view = Cache(layers=[_Layer(cache, number, blocks, order) for number in range(len(self._names))])
         arguments |= {"past_key_values": view, "attention_mask": mask}
-        self._this.view, self._this.cache = view, cache
+        caches.view, caches.own = view, cache
 
     def put_back(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook: replace the view in `output` by the caller's own cache. None: there is none in it."""
-        view, cache = self._this.view, self._this.cache
-        self._this.view = self._this.cache = None
+        caches = self._caches.of
+        view, cache = caches.view, caches.own
+        caches.view = caches.own = None
         if view is None:
             return None
         if isinstance(output, tuple):

@@ -11,7 +11,7 @@ may share its links.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, ClassVar
 from weakref import finalize
 
@@ -67,9 +67,12 @@ def current(owner: str) -> Attachment | None:
     return attachment
 
 
-def enter(owner: str, attachment: Attachment, block: Block) -> None:
-    """Make `attachment` current in this context, until `leave(block)`."""
-    _INNERMOST.set(Attached(owner, attachment, block, _living(_END.innermost)))
+Entered = Token[Attached | _End]
+
+
+def enter(owner: str, attachment: Attachment, block: Block) -> Entered:
+    """Make `attachment` current in this context. Return what `leave` needs."""
+    return _INNERMOST.set(Attached(owner, attachment, block, _living(_END.innermost)))
 
 
 def replace(owner: str, attachment: Attachment) -> None:
@@ -77,16 +80,15 @@ def replace(owner: str, attachment: Attachment) -> None:
     _INNERMOST.set(_rebuilt(_END.innermost, lambda link: link.owner == owner and not link.block.over, attachment))
 
 
-def leave(block: Block) -> None:
-    """End `block`: take its link out of this context. If there is none here, the block is over in all contexts."""
-    link = _END.innermost
-    while link.owner and link.block is not block:
-        link = link.outer
-    if link.owner:
-        _INNERMOST.set(_rebuilt(_END.innermost, lambda link: link.block is block, None))
-    else:
+def leave(block: Block, entered: Entered) -> None:
+    """End `block`: take its link out of this context. If it began in another one, it is over in all of them."""
+    rest = _rebuilt(_END.innermost, lambda link: link.block is block, None)
+    try:
+        _INNERMOST.reset(entered)
+    except ValueError:  # that is how a token says that it is of another context, also of the one this is a copy of
         block.over = True
         block.close()
+    _INNERMOST.set(rest)
 
 
 def _rebuilt(

@@ -6,14 +6,13 @@ together with a mask function. Without one, Transformers would make no mask, and
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foreword.attach.attachment import Attachment
-from foreword.attach.state import State
+from foreword.attach.state import PerThread, State
 from foreword.attention.call import normalise
 from foreword.errors import AttachError
 
@@ -21,10 +20,11 @@ IMPLEMENTATION = "foreword"
 _SITE = "_foreword_site"  # attribute of an attention module
 
 
-class _Calls(threading.local):
+class _Calls:
     """How often a module was called in the forward pass that a thread is in."""
 
-    number = 0
+    def __init__(self) -> None:
+        self.number = 0
 
 
 class Site:
@@ -33,7 +33,7 @@ class Site:
     def __init__(self, state: State, names: tuple[str, ...]) -> None:
         self.state = state
         self._names = names
-        self._calls = _Calls()
+        self._calls = PerThread(_Calls)
 
     @property
     def counts(self) -> bool:
@@ -43,13 +43,14 @@ class Site:
     def next_slot(self) -> str:
         if not self.counts:
             return self._names[0]
-        name = self._names[self._calls.number % len(self._names)]
-        self._calls.number += 1
+        calls = self._calls.of
+        name = self._names[calls.number % len(self._names)]
+        calls.number += 1
         return name
 
     def start(self) -> None:
         """Begin a new forward pass: the next call reads the first slot."""
-        self._calls.number = 0
+        self._calls.of.number = 0
 
 
 def install(model: nn.Module, readers: dict[str, tuple[str, ...]], state: State) -> list[Site]:

@@ -42,31 +42,46 @@ class Injector:
         self._disguises: dict[type[Any], type[Any]] = {}  # by own class, for the next time
         self._blocks: set[object] = set()  # one for each open block
         self.installed = False
+        self._changing = False  # True while hooks are being installed or removed
         self._watches_tables = False  # True while the embedding tables are hooked
 
     def open(self) -> contexts.Block:
-        """Install the hooks unless they are there. They stay until the block is garbage."""
+        """Install the hooks unless they are there. They stay until the block is garbage.
+
+        Raises `AttachError` within an install or a removal, which only a signal handler can come into.
+        """
         key = object()
         with _LOCK:
+            if self._changing:
+                raise AttachError("an attach is being made or ended at this moment; attach outside the signal handler")
             self._blocks.add(key)
             block = contexts.Block(functools.partial(self._close, key))
             if not self.installed:
                 try:
-                    self._install()
+                    self._change(self._remove)  # what an interrupted removal has left
+                    self._change(self._install)
                 except BaseException:
-                    self._remove()
+                    self._change(self._remove)
                     block.close()
                     raise
+                self.installed = True
         return block
 
     def _close(self, key: object) -> None:
         with _LOCK:
             self._blocks.discard(key)
             if not self._blocks and self.installed:
-                self._remove()
+                self.installed = False
+                self._change(self._remove)
+
+    def _change(self, change: Callable[[], None]) -> None:
+        self._changing = True
+        try:
+            change()
+        finally:
+            self._changing = False
 
     def _install(self) -> None:
-        self.installed = True
         model = self._model()
         if model is None:
             raise AttachError("the model no longer exists")
@@ -107,7 +122,6 @@ class Injector:
             recompute.unwrap(module)
         if (model := self._model()) is not None:
             function.remove(model, dict(self._slots.readers))
-        self.installed = False
 
     def watch_tables(self) -> None:
         """Hook the embedding tables, for the first prompt that is to be inserted among the embeddings."""
@@ -133,17 +147,18 @@ class Injector:
     @contextmanager
     def active(self, attachment: Attachment) -> Iterator[None]:
         """Make `attachment` current in this context. The hooks are installed if they are not."""
-        past, self.state.this_pass.past = self.state.this_pass.past, 0
+        this_pass = self.state.this_pass
+        past, this_pass.past = this_pass.past, 0
         block = self.open()
+        entered = contexts.enter(self.state.owner, attachment, block)
         try:
-            contexts.enter(self.state.owner, attachment, block)
             if attachment.has_embeddings:
                 self.watch_tables()
             yield
         finally:
-            contexts.leave(block)
-            del block  # a traceback keeps this frame; the hooks must not stay with it
-            self.state.this_pass.past = past
+            contexts.leave(block, entered)
+            del block, entered  # a traceback keeps this frame; the hooks must not stay with it
+            this_pass.past = past
 
 
 _INJECTORS: WeakKeyDictionary[nn.Module, Injector] = WeakKeyDictionary()

@@ -8,7 +8,6 @@ the embedding table is hooked: virtual ids get the learned embeddings of their r
 
 from __future__ import annotations
 
-import threading
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -16,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from foreword.attach.attachment import Attachment
-from foreword.attach.state import State
+from foreword.attach.state import PerThread, State
 from foreword.errors import AttachError
 from foreword.placing import placed
 
 
-class _LookUp(threading.local):
-    """What `before` leaves for `after`: the ids, and the prompts of their rows. Each thread has its own."""
+class _LookUp:
+    """What `before` leaves for `after`: the ids, and the prompts of their rows."""
 
-    found: tuple[Tensor, Prompts] | None = None
+    def __init__(self) -> None:
+        self.found: tuple[Tensor, Prompts] | None = None
 
 
 class VirtualTokens:
@@ -32,26 +32,26 @@ class VirtualTokens:
 
     def __init__(self, state: State, table: Any) -> None:
         self._state, self._size = state, int(table.num_embeddings)
-        self._look_up = _LookUp()
+        self._look_up = PerThread(_LookUp)
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Remember the ids, and replace virtual ids by one that the table has."""
         attachment, ids = self._state.current, args[0]
-        self._look_up.found = None
+        self._look_up.of.found = None
         if attachment is None or not attachment.has_embeddings or not bool((virtual := ids >= self._size).any()):
             return None
         prompts, number = prompts_of(attachment, ids), ids - self._size
         if bool((beyond := virtual & (number >= prompts.length)).any()):
             raise _unknown_token(attachment, beyond, number)
-        self._look_up.found = ids, prompts
+        self._look_up.of.found = ids, prompts
         return (ids.masked_fill(virtual, 0), *args[1:])
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Put the learned embeddings in the places of the virtual ids."""
-        found = self._look_up.found
+        found = self._look_up.of.found
         if found is None:
             return output
-        (ids, prompts), self._look_up.found = found, None
+        (ids, prompts), self._look_up.of.found = found, None
         virtual = ids >= self._size
         places = (prompts.first + ids - self._size).masked_fill(~virtual, 0)
         learned = prompts.table.to(output).index_select(0, places.flatten()).view(*ids.shape, -1)

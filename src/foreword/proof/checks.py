@@ -27,6 +27,7 @@ TOLERANCE = 1e-4
 CONTROL = 100 * TOLERANCE
 SIZES = (23, 9, 17)
 LENGTHS = (5, 3)  # virtual tokens of the two prefixes
+DELTA = 7  # by which an offset is changed
 STEPS = 2  # tokens decoded one by one
 _BASE = Fingerprint("proof", "proof", 1, 1, 1)
 
@@ -53,6 +54,7 @@ class Checks:
         with torch.no_grad():
             self.unpadded()
             self.mixed()
+            self.shifted()
             self.controls()
             self.decoding()
             return replace(self.architecture, layout=self.layout(), packs=self.packs())
@@ -153,6 +155,20 @@ class Checks:
             expected = self.expected[number][row][kept]
             self.require(f"row {row} of a batch with mixed prefixes", values[row][kept], expected)
 
+    def shifted(self) -> None:
+        """Another offset: the tokens stand at later positions. Without positions that moves nothing."""
+        if not self.slots.shifts:
+            return
+        moved = replace(self.prefixes[0], position_offset=self.prefixes[0].position_offset + DELTA)
+        values = self.real(self.run([moved]))
+        with self.trial.concatenated(self.slots, moved.slots):
+            expected = self.trial.run(self.batch, self.stack, self._positions(moved, self.batch))
+        self.require("the result at another offset", values, self.real(expected))
+        if self.architecture.positions == "none":
+            self.require(
+                "the result at another offset, which should move nothing,", values, self.real(self.expected[1])
+            )
+
     def controls(self) -> None:
         """Leave out one thing at a time. Each must show."""
         first, expected = self.prefixes[0], self.real(self.expected[1])
@@ -221,21 +237,17 @@ class Checks:
 
     def layout(self) -> Rotary:
         """Return the rotary layout by which keys can be moved to another offset; "unknown" if none is exact."""
-        delta, prefix = 7, self.prefixes[0]
-        if self.architecture.positions == "none" and self.slots.shifts:
-            moved = replace(prefix, position_offset=prefix.position_offset + delta)
-            self.require("the result at another offset, which should move nothing,",
-                         self.real(self.run([moved])), self.real(self.expected[1]))  # fmt: skip
         if self.architecture.positions != "rotary" or not self.slots.shifts:
             return "unknown"
+        prefix = self.prefixes[0]
         radians = {name: rotary.frequencies(self.trial.model, self.slots, name) for name in prefix.slots}
         candidates: tuple[Rotary, ...] = ("half", "interleaved", "last half")
         for layout in candidates:
             slots = {
-                name: KV(rotary.rotated(kv.key, delta, radians[name], layout), kv.value)
+                name: KV(rotary.rotated(kv.key, DELTA, radians[name], layout), kv.value)
                 for name, kv in prefix.slots.items()
             }
-            moved = replace(prefix, slots=slots, position_offset=prefix.position_offset + delta)
+            moved = replace(prefix, slots=slots, position_offset=prefix.position_offset + DELTA)
             if distance(self.real(self.run([moved])), self.real(self.expected[1])) <= TOLERANCE:
                 return layout
         return "unknown"

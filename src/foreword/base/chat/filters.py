@@ -86,10 +86,11 @@ def _sum(environment: Any, value: Any, attribute: Any = None, start: Any = 0) ->
 
 
 def _indent(value: Any, width: Any = 4, first: bool = False, blank: bool = False) -> Any:
-    made = text(value)
+    if not isinstance(value, str):
+        raise TypeError("only text can be indented")
     shift = len(width) if isinstance(width, str) else max(0, width)
-    pay((2 + sum(map(made.count, LINE_ENDS))) * (shift + meter.PIECE) + 8 * len(made))
-    return filters.do_indent(made, width, first, blank)
+    pay((2 + sum(map(value.count, LINE_ENDS))) * (shift + meter.PIECE) + 8 * len(value))
+    return filters.do_indent(value, width, first, blank)
 
 
 def _center(value: Any, width: int = 80) -> str:
