@@ -21,10 +21,12 @@
     └── TrainingError           a run can't start or continue
         ├── NonFiniteError          a loss or gradient was NaN or infinite; names step and rows
         ├── InterruptedRunError     SIGINT or SIGTERM came; the run was saved
-        └── CheckpointError         a checkpoint can't be read or doesn't belong to this run
+        ├── CheckpointError         a checkpoint can't be read or doesn't belong to this run
+        └── RunInUseError           another process is writing in the run's folder
 
 Warnings: `WeightsMismatchWarning` (same shapes, other weights), `SubstituteModelWarning` (a hub
-model was replaced by its bundled quantised copy).
+model was replaced by its bundled quantised copy), `OldFormatWarning` (a saved
+file's digest covers less than all of it).
 """
 
 from __future__ import annotations
@@ -132,9 +134,17 @@ class CheckpointError(TrainingError):
     """A checkpoint can't be read, or belongs to another run."""
 
 
+class RunInUseError(TrainingError):
+    """Another run, in this process or another, is writing in the same folder. The text names it."""
+
+
 class WeightsMismatchWarning(UserWarning):
     """The base has the right shapes, but other weights than the prefix was trained on."""
 
 
 class SubstituteModelWarning(UserWarning):
     """A hub model could not be reached. Its bundled quantised copy is used instead."""
+
+
+class OldFormatWarning(UserWarning):
+    """A saved file has an older format, whose digest doesn't cover all of it. The text says what it covers."""

@@ -1,24 +1,28 @@
-"""Files that are either complete or absent: write under a temporary name, fsync, rename."""
+"""Files that are either complete or absent: write under a temporary name, fsync, rename. And reading small ones."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
+import math
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from foreword.errors import StorageError
+from foreword.folders import clear, settle, swap, temporary_file, temporary_folder
+from foreword.folders import fsync as fsync
 
-MOST_JSON = 16 * 2**20  # bytes of a JSON file that Foreword itself writes; real ones have a few thousand
-_EXCHANGE = 2  # renameat2(2): swap two names in one step
-_AT_FDCWD = -100
+# Bytes of a JSON file that Foreword itself writes; real ones have a few thousand. Parsed, a byte can take 25 of memory.
+MOST_JSON = 2 * 2**20
+DEEPEST = 100  # lists and objects within each other
+_MOST_PARTS = 100_000  # lists and objects in such a file
+_GROWTH = 2**20  # bytes by which a file may grow while it is read
 
 
 def cache_folder() -> Path:
@@ -37,6 +41,32 @@ def read_bytes(path: Path, most: int) -> bytes:
 
     A larger file is refused before anything is read.
     """
+    with _opened(path, most) as (file, size):
+        data = file.read(size + 1)
+        if len(data) > size:  # it grew in the meantime, or its size is not known (/proc)
+            data += file.read(min(_GROWTH, most) + 1)
+    if len(data) > min(most, size + _GROWTH):
+        raise Unreadable(f"has more bytes than the {size:,} that it should have; at most {most:,} are read")
+    return data
+
+
+def read_lines(path: Path, most: int, longest: int = 2**20) -> Iterator[str]:
+    """Yield the lines of a regular UTF-8 file of at most `most` bytes; a last one without a line break is left out.
+
+    Raises `Unreadable`, also for a line of more than `longest` bytes.
+    """
+    with _opened(path, most) as (file, size):
+        while line := file.readline(longest + 1):
+            size -= len(line)
+            if len(line) > longest or size < -_GROWTH:
+                raise Unreadable(f"has a line of more than {longest:,} bytes, or no end")
+            if line.endswith(b"\n"):
+                yield _text(line[:-1])
+
+
+@contextmanager
+def _opened(path: Path, most: int) -> Iterator[tuple[IO[bytes], int]]:
+    """Yield (open file, its size). Raises `Unreadable`, within the block too."""
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
@@ -49,18 +79,21 @@ def read_bytes(path: Path, most: int) -> bytes:
         if found.st_size > most:
             raise Unreadable(f"has {found.st_size:,} bytes; at most {most:,} are read")
         try:
-            data = file.read(most + 1)
+            yield file, found.st_size
+        except MemoryError as error:
+            raise Unreadable(f"has {found.st_size:,} bytes, for which there is no memory") from error
         except OSError as error:
             raise Unreadable(f"can't be read: {error.strerror or error}") from error
-    if len(data) > most:  # it grew in the meantime, or its size is not known (/proc)
-        raise Unreadable(f"has more than {most:,} bytes")
-    return data
 
 
 def read_text(path: Path, most: int) -> str:
     """Return the UTF-8 text of a regular file of at most `most` bytes. Raises `Unreadable`."""
+    return _text(read_bytes(path, most))
+
+
+def _text(data: bytes) -> str:
     try:
-        return read_bytes(path, most).decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Unreadable(f"is not valid UTF-8 (byte {error.start})") from error
 
@@ -68,32 +101,67 @@ def read_text(path: Path, most: int) -> str:
 def read_json(path: Path, most: int = MOST_JSON) -> Any:
     """Return the value in a JSON file of at most `most` bytes.
 
-    Raises `Unreadable`, also for NaN and infinity, for values nested too deep and for numbers of thousands of digits.
+    Raises `Unreadable`, also for NaN and infinity, for values nested too deep, for numbers of thousands of digits, for
+    text that UTF-8 can't hold, for a name that an object has twice, and for more lists and objects than it should have.
     """
-    return parse_json(read_text(path, most))
+    text = read_text(path, most)
+    if text.count("[") + text.count("{") > _MOST_PARTS:
+        raise Unreadable(f"holds more than {_MOST_PARTS:,} lists and objects")
+    return _parsed(text, _unique)
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text. Raises `Unreadable`; see `read_json`."""
+    """Return the value of a JSON text. Raises `Unreadable`; see `read_json`. Of equal names the last counts."""
+    return _parsed(text, None)
+
+
+def _parsed(text: str, pairs: Any) -> Any:
     try:
-        return json.loads(text, parse_constant=_refused_constant)
+        value = json.loads(text, parse_constant=_refused_constant, parse_float=_finite, object_pairs_hook=pairs)
     except RecursionError as error:
         raise Unreadable("is nested too deep") from error
     except ValueError as error:  # also JSONDecodeError, and numbers of thousands of digits
         raise Unreadable(f"is not valid JSON: {error}") from error
+    if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+        raise Unreadable("is nested too deep")
+    if "\\u" in text:
+        _require_text(value)
+    return value
 
 
 def _refused_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
-def fsync(path: Path) -> None:
-    """Flush one file or folder entry to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text:.20} is too large a number")
+    return number
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(value := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r:.80} is there twice")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """Return how many lists and objects lie within each other; stop counting above the limit."""
+    depth, level = 0, [value]
+    while level and depth <= DEEPEST:
+        inner = [item for item in level if item and isinstance(item, (list, dict))]
+        level = [part for item in inner for part in (item.values() if isinstance(item, dict) else item)]
+        depth += bool(inner)
+    return depth
+
+
+def _require_text(value: Any) -> None:
+    """Raise `Unreadable` for half of a surrogate pair."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Unreadable("holds half of a surrogate pair, which is no text") from error
 
 
 @contextmanager
@@ -101,6 +169,12 @@ def writing(path: Path) -> Iterator[None]:
     """Turn an error in writing `path` into a `StorageError` that says what to do."""
     from safetensors import SafetensorError
 
+    try:
+        os.lstat(path)
+    except ValueError as error:
+        raise StorageError(f"{str(path)!r} can't be written: no file can have this name") from error
+    except OSError:  # it is not there yet
+        pass
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -118,18 +192,13 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text`, atomically. Raises `StorageError`; a failed write leaves nothing behind."""
     with writing(path):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-                handle.write(text)
-                handle.flush()
-                os.fsync(handle.fileno())
-            temporary.chmod(0o644)
+        clear(path)
+        with temporary_file(path) as (temporary, handle):
+            with os.fdopen(handle, "w", encoding="utf-8", closefd=False) as file:
+                file.write(text)
+                file.flush()
+                os.fsync(handle)
             temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
         fsync(path.parent)
 
 
@@ -151,74 +220,32 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder next to `target`. On success it is renamed to `target`, else it is removed.
 
     An existing `target` is exchanged in one step if the system can (Linux), so that there is a complete folder
-    `target` at every moment. Raises `StorageError` if something can't be written.
+    `target` at every moment. What dead writers of `target` left is removed. Raises `StorageError` if something can't
+    be written.
     """
     target = target.absolute()
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
-        try:
+        clear(target)
+        with temporary_folder(target) as temporary:
             yield temporary
-            for path in temporary.rglob("*"):
-                fsync(path)
-            fsync(temporary)
-            temporary.chmod(0o755)
-            _swap(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            settle(temporary)
+            swap(temporary, target)
 
 
 def recover(target: Path) -> None:
-    """After a crash: remove unfinished writes of `target`, and restore a folder that was moved aside."""
-    for aside in target.parent.glob(f".{target.name}.old-*"):
-        if not target.exists() and (aside / target.name).exists():
-            (aside / target.name).replace(target)
-        shutil.rmtree(aside, ignore_errors=True)
-    for unfinished in target.parent.glob(f".{target.name}.new-*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    """After a crash: remove unfinished writes of `target`, and restore a folder that was moved aside.
+
+    What a living process is writing stays.
+    """
+    clear(target.absolute())
 
 
 def remove_folder(path: Path) -> None:
     """Remove a folder. After a crash the folder is either complete or gone. Raises `StorageError`."""
-    aside = path.with_name(f".{path.name}.new-{os.getpid()}-removed")
+    aside = path.with_name(f".{path.name}.new-removed{secrets.token_hex(4)}")
     with writing(path):
         path.replace(aside)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _swap(temporary: Path, target: Path) -> None:
-    """Rename `temporary` to `target`, and remove what was there."""
-    if not target.exists():
-        temporary.replace(target)
-        fsync(target.parent)
-    elif _exchange(temporary, target):
-        fsync(target.parent)
-        shutil.rmtree(temporary, ignore_errors=True)
-    else:
-        _swap_in_two_steps(temporary, target)
-
-
-def _exchange(temporary: Path, target: Path) -> bool:
-    """Exchange two names atomically. Return False if the system can't."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
-        return False
-    names = os.fsencode(temporary), os.fsencode(target)
-    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE) == 0)
-
-
-def _swap_in_two_steps(temporary: Path, target: Path) -> None:
-    """Move `target` aside, then rename `temporary` to it. `recover` repairs a crash between the two."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-    target.replace(aside / target.name)
-    try:
-        temporary.replace(target)
-    except BaseException:
-        (aside / target.name).replace(target)
-        aside.rmdir()
-        raise
-    fsync(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -62,7 +62,7 @@ def test_the_picked_one_works_everywhere(place, capsys) -> None:
     assert "int8" in shown if "int8" in report["picked"] else "svd 2" in shown
     assert execute(["show", "small", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["version"] == 2
+    assert shown["version"] == 3
     assert shown["record"]["compression"]["choice"] == report["picked"]
     assert execute(["show", "run/prefix"]) == 0
     assert "plain" in capsys.readouterr().out

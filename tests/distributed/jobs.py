@@ -24,6 +24,7 @@ from foreword.models.weights import hash_parameters
 from foreword.tasks import Predictions, lm
 from foreword.training import keeping
 from foreword.training.checkpoint import save_checkpoint
+from foreword.training.folder import RunFolder
 from tiny import byte_tokenizer, tiny_model
 from training_helpers import settings
 
@@ -75,6 +76,7 @@ def main(folder: Path) -> None:
     lm.collate = real
     foreword.train(base, with_heads(folder, "heads"))
     report["taken"] = error_of(lambda: foreword.train(base, settings(folder, "plain", **COMMON)))
+    report["in use"] = error_of(lambda: train_in_a_held_folder(base, folder))
     report["nan"] = error_of(lambda: train_with_nan_on(1, base, folder))
     report["signal"] = error_of(lambda: train_with_signal_on(1, base, folder))
     report["disk"] = error_of(lambda: train_with_full_disk(base, folder))
@@ -89,6 +91,19 @@ def error_of(action) -> list[str]:
     except foreword.ForewordError as error:
         return [type(error).__name__, str(error)]
     return ["nothing", ""]
+
+
+def train_in_a_held_folder(base: Base, folder: Path) -> None:
+    """Another run is going on where these two processes would write."""
+    held = RunFolder(folder / "held")
+    if os.environ["RANK"] == "0":
+        held.path.mkdir()
+        held.hold()
+    try:
+        foreword.train(base, settings(folder, "held", **COMMON))
+    finally:
+        if os.environ["RANK"] == "0":
+            held.release()
 
 
 def train_with_nan_on(rank: int, base: Base, folder: Path) -> None:

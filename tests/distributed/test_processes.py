@@ -121,6 +121,8 @@ def test_errors_of_one_process_stop_both(place) -> None:
     assert first["taken"][0] == "ConfigError"
     assert second["taken"][0] == "TrainingError"
     assert "not empty" in second["taken"][1]
+    assert [first["in use"][0], second["in use"][0]] == ["RunInUseError", "TrainingError"]
+    assert "another run is going on in" in second["in use"][1]
     for report in (first, second):
         assert report["nan"][0] == "NonFiniteError"
         assert "step 3: the loss is not finite" in report["nan"][1]

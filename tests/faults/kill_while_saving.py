@@ -2,7 +2,8 @@
 
     python tests/faults/kill_while_saving.py ROUNDS FOLDER
 
-Prints one JSON line: rounds, checkpoints loaded, whether a newest one ever failed.
+Prints one JSON line: rounds, the newest step, how many unfinished writes the kills left, and how many of them are still
+there when the next save, and going on with the run, have cleared up.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pathlib import Path
 import torch
 
 from foreword.files import recover
+from foreword.folders import is_temporary
 from foreword.methods.direct import DirectProducer
 from foreword.prefix import KV, Fingerprint, Prefix
 from foreword.training.checkpoint import RunState, find_checkpoint, load_checkpoint, prune, save_checkpoint
+from foreword.training.folder import RunFolder
 from foreword.training.trained import Trained
 
 BASE = Fingerprint("TinyForCausalLM", "tiny", 64, 4, 260, "sha256:0", "tiny", None)
@@ -53,12 +56,18 @@ def check(folder: Path) -> int:
     step = load_checkpoint(found, trained, optimizer).step
     if any(bool((parameter != float(step)).any()) for parameter in trained.parameters()):
         raise SystemExit(f"{found} is of several steps")
-    recover(folder / "prefix")
+    if not (folder / "prefix").exists():  # where the system can't swap two names in one step
+        recover(folder / "prefix")
     prefix = Prefix.load(folder / "prefix")
     values = {float(value) for _, tensor in prefix.tensors() for value in tensor.flatten()[:2]}
     if values != {float(prefix.record["step"])}:
         raise SystemExit(f"the prefix is of several steps: {values}")
     return step
+
+
+def unfinished(folder: Path) -> set[Path]:
+    """Temporary files and folders, but for those within others."""
+    return {path for path in (*folder.iterdir(), *(folder / "checkpoints").iterdir()) if is_temporary(path.name)}
 
 
 def main(rounds: int, folder: Path) -> None:
@@ -70,7 +79,9 @@ def main(rounds: int, folder: Path) -> None:
             parameter.fill_(0.0)
     save_checkpoint(folder / "checkpoints", first, first_optimizer, RunState(0), {}, {})
     first.finished_prefix().with_record("direct", {"step": 0}).save(folder / "prefix")
+    left = 0
     for _ in range(rounds):
+        before = unfinished(folder)
         child = os.fork()
         if child == 0:
             save_for_ever(folder, newest + 1)
@@ -81,7 +92,10 @@ def main(rounds: int, folder: Path) -> None:
         if step < newest:
             raise SystemExit(f"went back from step {newest} to {step}")
         newest = step
-    print(json.dumps({"rounds": rounds, "newest_step": newest}))
+        left += len(unfinished(folder) - before)
+    first.finished_prefix().save(folder / "prefix")
+    RunFolder(folder).mend(newest, newest)
+    print(json.dumps({"rounds": rounds, "newest_step": newest, "left": left, "still": len(unfinished(folder))}))
 
 
 if __name__ == "__main__":

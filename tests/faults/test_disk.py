@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 import foreword
-from foreword import files
+from foreword import files, folders
 from foreword.errors import StorageError
 from foreword.prefix import stored
 from foreword.training import checkpoint
@@ -35,13 +34,14 @@ class FullDisk:
         for holder, name in (
             (checkpoint, "save_file"),
             (stored, "save_file"),
+            (folders, "fsync"),
             (files, "fsync"),
-            (tempfile, "mkdtemp"),
-            (tempfile, "mkstemp"),
-            (os, "fdopen"),
+            (os, "mkdir"),
             (os, "fsync"),
         ):
             monkeypatch.setattr(holder, name, self._counted(getattr(holder, name)))
+        really = os.open
+        monkeypatch.setattr(os, "open", lambda path, flags, *a, **k: self._created(really, path, flags, *a, **k))
         real = Path.open
         monkeypatch.setattr(Path, "open", lambda path, *a, **k: self._open(real, path, *a, **k))
 
@@ -56,6 +56,11 @@ class FullDisk:
         if "a" in mode:
             self._use()
         return real(path, mode, *arguments, **more)
+
+    def _created(self, real, path, flags, *arguments, **more):
+        if flags & os.O_CREAT:
+            self._use()
+        return real(path, flags, *arguments, **more)
 
     def _use(self) -> None:
         self.left -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import pytest
@@ -32,6 +33,26 @@ def test_names_are_those_of_the_folders(folder) -> None:
     }
     assert pool.resident == ()
     assert pool.num_bytes == 0
+
+
+def test_unfinished_writes_have_no_name(folder) -> None:
+    """What a killed save left, and what another process is writing now."""
+    for name in (".task-0.new-1a2b3c4d", ".task-9.new-x", ".task-0.old-0"):
+        shutil.copytree(folder / "task-0", folder / name)
+    pool = foreword.PrefixPool(tiny_base(), folder)
+    assert list(pool) == ["task-0", "task-1", "task-2", "task-3"]
+    for name in (".task-0.new-1a2b3c4d", ".task-9.new-x", ".task-0.old-0"):
+        assert name not in pool
+        with pytest.raises(UnknownPrefixError):
+            pool[name]
+
+
+def test_names_that_no_file_can_have_are_unknown(folder) -> None:
+    pool = foreword.PrefixPool(tiny_base(), folder)
+    for name in ("a\0b", "\ud800", "x" * 5000, "task-0/", "/etc"):
+        assert name not in pool
+        with pytest.raises(UnknownPrefixError):
+            pool[name]
 
 
 def test_a_prefix_is_ready_for_the_base_and_read_once(folder) -> None:

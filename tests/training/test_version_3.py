@@ -1,4 +1,6 @@
-"""A checkpoint of version 3, whose tensors had other names, goes on bit for bit as if the run had never stopped."""
+"""A checkpoint of an older version goes on bit for bit as if the run had never stopped.
+
+Version 3 had other names for its tensors; version 4 had no digest of its manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import foreword
 import head_helpers
 from foreword.base import Base
-from foreword.errors import CheckpointError
+from foreword.errors import CheckpointError, OldFormatWarning
 from foreword.training.checkpoint import list_checkpoints
 from tiny import byte_tokenizer, tiny_base, tiny_model
 from training_helpers import copy_until, equal, final_state, settings, tensors, untimed, write_rows
@@ -39,16 +41,20 @@ def older_name(name: str, head: bool, lora: bool) -> str:
     return f"producer.head.{rest}" if kind == "head" else name
 
 
-def make_older(run: Path) -> None:
-    """Turn the checkpoints of a run into ones of version 3."""
+def make_older(run: Path, version: int = 3) -> None:
+    """Turn the checkpoints of a run into ones of version 3 or 4."""
     for folder in list_checkpoints(run / "checkpoints"):
         file, manifest = folder / "state.safetensors", json.loads((folder / "state.json").read_text())
         kept = load_file(file)
         head, lora = (any(name.startswith(kind) for name in kept) for kind in ("head.", "lora."))
-        save_file({older_name(name, head, lora): tensor for name, tensor in kept.items()}, file)
-        for name in NEWER:
-            del manifest["config"][name]
-        manifest |= {"version": 3, "digest": hashlib.sha256(file.read_bytes()).hexdigest()}
+        if version == 3:
+            kept = {older_name(name, head, lora): tensor for name, tensor in kept.items()}
+            for name in NEWER:
+                del manifest["config"][name]
+        save_file(kept, file)
+        for name in ("content", "bytes"):
+            del manifest[name]
+        manifest |= {"version": version, "digest": hashlib.sha256(file.read_bytes()).hexdigest()}
         (folder / "state.json").write_text(json.dumps(manifest))
 
 
@@ -78,8 +84,8 @@ def test_the_older_names_are_those_that_version_3_wrote() -> None:
     assert older_name("random.cpu", True, True) == "random.cpu"
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_it_goes_on_bit_for_bit(tmp_path, case) -> None:
+@pytest.mark.parametrize(("case", "version"), [*((case, 3) for case in CASES), ("a head", 4)])
+def test_it_goes_on_bit_for_bit(tmp_path, case, version) -> None:
     make_base, changes = CASES[case]
     changes = {"steps": 6, "checkpoint_every": 3, "validate_every": 3, "weight_decay": 0.01} | changes
     if "task" in changes:
@@ -88,8 +94,11 @@ def test_it_goes_on_bit_for_bit(tmp_path, case) -> None:
         rows, configured = write_rows(tmp_path), settings
     whole = foreword.train(make_base(), configured(rows, "whole", **changes))
     copy = copy_until(whole.run, rows / "copy", 3)
-    make_older(copy)
-    resumed = foreword.train(make_base(), configured(rows, resume=str(copy), **changes))
+    make_older(copy, version)
+    with pytest.warns(
+        OldFormatWarning, match=r"state\.json has an older format, whose digest covers state\.safetensors"
+    ):
+        resumed = foreword.train(make_base(), configured(rows, resume=str(copy), **changes))
     assert equal(final_state(copy), final_state(whole.run))
     assert equal(tensors(resumed.prefix), tensors(whole.prefix))
     assert untimed(resumed.history) == untimed(whole.history)
@@ -99,17 +108,21 @@ def test_it_goes_on_with_no_other_settings(tmp_path) -> None:
     rows = write_rows(tmp_path)
     run = foreword.train(tiny_base(), settings(rows, steps=4)).run
     make_older(run)
-    with pytest.raises(CheckpointError, match="was made with batch_size 6, not 3"):
+    with (
+        pytest.warns(OldFormatWarning),
+        pytest.raises(CheckpointError, match="was made with batch_size 6, not 3"),
+    ):
         foreword.train(tiny_base(), settings(rows, steps=4, resume=str(run), batch_size=3))
-    foreword.train(tiny_base(), settings(rows, steps=4, resume=str(run), samples=1))
+    with pytest.warns(OldFormatWarning):
+        foreword.train(tiny_base(), settings(rows, steps=4, resume=str(run), samples=1))
 
 
-@pytest.mark.parametrize("version", [2, 5, "3", None])
+@pytest.mark.parametrize("version", [2, 6, "3", 4.0, True, None])
 def test_other_versions_are_refused_by_number(tmp_path, version) -> None:
     rows = write_rows(tmp_path)
     run = foreword.train(tiny_base(), settings(rows, steps=1)).run
     for folder in list_checkpoints(run / "checkpoints"):
         manifest = json.loads((folder / "state.json").read_text())
         (folder / "state.json").write_text(json.dumps(manifest | {"version": version}))
-    with pytest.raises(CheckpointError, match=rf"version {version!r} is not readable here \(known: 3, 4\)"):
+    with pytest.raises(CheckpointError, match=rf"version {version!r} is not readable here \(known: 3, 4, 5\)"):
         foreword.train(tiny_base(), settings(rows, steps=1, resume=str(run)))

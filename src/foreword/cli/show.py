@@ -50,13 +50,22 @@ def command(
         "base": f"{base.source} ({base.architecture})",
         "base weights": f"{base.weights}" + (f", dequantised {base.quantisation}" if base.quantisation else ""),
         "method": loaded.method,
-        "digest": manifest["digest"],
+        "format": _format(manifest["version"]),
+        "digest": loaded.digest,
     }
     shown = ("template", "step", "validation_loss", "training_rows", "trained_parameters")
     facts |= {name.replace("_", " "): repr(record[name]) for name in shown if name in record}
     for name, fact in facts.items():
         table.add_row(name, Text(common.printable(fact)))
     common.out().print(table)
+
+
+def _format(version: int) -> str:
+    """The format version, and for an older one what its digest covers."""
+    from foreword.prefix.stored import COVERED, VERSION
+
+    older = f", whose digest covers {COVERED} alone; save it again to protect all of it"
+    return f"version {version}" + (older if version < VERSION else "")
 
 
 def _shapes(prefix: Prefix) -> dict[str, str]:

@@ -11,6 +11,7 @@ product. It rounds to 16 bits through float32, because libraries differ in how t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,13 @@ from torch import Tensor
 from foreword.errors import PrefixError, PrefixFormatError
 
 KINDS = ("svd", "int8")
-MOST = 2**28  # numbers in one decoded tensor; the limit keeps a small file from using all memory
+# Limits that keep a small file from using all memory, or much time
+MOST = 2**28  # numbers in one decoded tensor
+_MOST_BYTES = 2**30  # of all decoded tensors
+_FREE_BYTES = 2**26  # up to here the size of what is stored doesn't matter
+_MOST_GROWTH = 128  # decoded bytes for each stored byte, above that
+_MOST_PRODUCTS = 2**33  # rank · numbers, of all factored tensors
+_AT_ONCE = 2**16  # numbers that are decoded at a time, in float64
 
 
 @dataclass(frozen=True)
@@ -33,15 +40,25 @@ class Encoded:
     parts: Mapping[str, Tensor]
 
     def decode(self, shape: torch.Size | list[int], dtype: torch.dtype) -> Tensor:
-        """Return the tensor `[heads, m, width]` of `dtype`, on the device of the parts."""
-        parts = {name: part.detach().double() for name, part in self.parts.items()}
+        """Return the tensor `[heads, m, width]` of `dtype`, on the device of the parts. A few tokens at a time."""
+        heads, length, width = shape
+        any_part = next(iter(self.parts.values()))
+        whole = torch.empty(heads, length, width, dtype=dtype, device=any_part.device)
+        step = max(1, _AT_ONCE // max(1, heads * width))
+        for start in range(0, length, step):
+            tokens = slice(start, start + step)
+            whole[:, tokens] = _rounded(self._tokens(tokens, heads, width), dtype)
+        return whole
+
+    def _tokens(self, tokens: slice, heads: int, width: int) -> Tensor:
+        """Return some tokens in float64, `[heads, …, width]`."""
         if self.kind == "int8":
-            return _rounded(parts["int8"] * parts["scale"], dtype)
-        left, right = parts["left"], parts["right"]
+            return self.parts["int8"].detach()[:, tokens].double() * self.parts["scale"].detach().double()
+        left, right = self.parts["left"].detach()[tokens].double(), self.parts["right"].detach()
         total = left.new_zeros(left.shape[0], right.shape[1])
         for index in range(left.shape[1]):
-            total += left[:, index, None] * right[index]
-        return _rounded(from_tokens(total, shape), dtype)
+            total += left[:, index, None] * right[index].double()
+        return from_tokens(total, [heads, left.shape[0], width])
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -98,6 +115,31 @@ def check_spec(file: Path, name: str, spec: Mapping[str, Any], version: int) -> 
     known = {"shape", "dtype", "encoding"} | ({"rank"} if kind == "svd" else set())
     if unknown := sorted(set(spec) - known):
         raise PrefixFormatError(f"{file}: {name} has {unknown[0]!r}, which {kind} does not know")
+
+
+def check_total(file: Path, specs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `PrefixFormatError` if decoding what the manifest describes takes too much memory or time.
+
+    specs: tensor name → its entry, checked by `check_spec`.
+    """
+    decoded_bytes = stored_bytes = products = 0
+    for name, spec in specs.items():
+        if "encoding" in spec:
+            decoded_bytes += _num_bytes(spec)
+            stored_bytes += sum(map(_num_bytes, stored_specs(name, spec).values()))
+            products += spec.get("rank", 1) * math.prod(spec["shape"])
+    most = min(_MOST_BYTES, max(_FREE_BYTES, _MOST_GROWTH * stored_bytes))
+    if decoded_bytes > most:
+        raise PrefixFormatError(
+            f"{file}: its encoded tensors have {decoded_bytes:,} bytes when decoded; at most {most:,} are allowed"
+        )
+    if products > _MOST_PRODUCTS:
+        raise PrefixFormatError(f"{file}: decoding its tensors takes {products:,} products; the ranks are too high")
+
+
+def _num_bytes(spec: Mapping[str, Any]) -> int:
+    size: int = getattr(torch, spec["dtype"]).itemsize
+    return size * int(math.prod(spec["shape"]))
 
 
 def stored_specs(name: str, spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,9 @@ from foreword.errors import PrefixError, PrefixFormatError
 from foreword.prefix import stored
 from foreword.prefix.encoding import Encoded
 from foreword.prefix.kinds import KV, SOFTMAX, Addition, Kind, check_shapes, kind_called
+from foreword.sealing import note_old_format
+
+FURTHEST = 2**31 - 1  # the largest position offset
 
 
 class Composer(Protocol):
@@ -63,7 +66,8 @@ class Fingerprint:
         texts, numbers = ("architecture", "model_type"), ("hidden_size", "num_layers", "vocab_size")
         for name in (*texts, *numbers):
             expected = str if name in texts else int
-            if type(value := values.get(name)) is not expected:
+            value = values.get(name)
+            if type(value) is not expected or (type(value) is int and not 0 <= value <= FURTHEST):
                 raise PrefixFormatError(f"{origin}: base.{name} must be a {expected.__name__}, got {value!r:.60}")
         for name in ("weights", "source", "quantisation", "support"):
             if not isinstance(values.get(name), str | None):
@@ -84,7 +88,8 @@ class Prefix:
     extras: tensors other than keys and values, by name: `<slot>.gate [H]` (gated), `<slot>.memory [H, d_k, d_v]`
     (memory), `condition.…` (conditioned), `embeddings [m, hidden_size]` (embedding, and prompts that became keys).
     method, record: how it was made; attention doesn't use them.
-    Raises `PrefixError` if shapes disagree, a tensor is not floating point, or an extra tensor is missing.
+    Raises `PrefixError` if shapes disagree, a tensor is not floating point, an extra tensor is missing, or the offset
+    is no integer from 0 to 2³¹ − 1.
     """
 
     slots: Mapping[str, KV]
@@ -96,10 +101,14 @@ class Prefix:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.position_offset < 0:
-            raise PrefixError(f"position_offset must be 0 or more, not {self.position_offset}")
+        offset = self.position_offset
+        if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset <= FURTHEST:
+            raise PrefixError(f"position_offset must be an integer from 0 to {FURTHEST}, not {offset!r:.40}")
         self.kind.check(self.slots, self.extras)
         check_shapes(self.slots)
+        for name, tensor in self.extras.items():
+            if not tensor.is_floating_point():
+                raise PrefixError(f"{name} must be floating point, got {tensor.dtype}")
         for name in ("slots", "extras", "record"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
@@ -190,11 +199,14 @@ class Prefix:
         """Write the folder `path` (prefix.safetensors, manifest.json), atomically, and return its path.
 
         encoding: tensor name → the stored form that decodes to exactly that tensor; others are stored plainly.
-        Raises `PrefixError` for non-finite tensors, `PrefixFormatError` if `path` is a file or a
-        folder that holds something other than a prefix, `StorageError` if the disk is full. After an error `path` is
-        unchanged.
+        Raises `PrefixError` for non-finite tensors and for whatever `load` would refuse (names, types, a record that is
+        not JSON), `PrefixFormatError` if `path` is a file or a folder that holds something other than a prefix,
+        `StorageError` if the disk is full. After an error `path` is unchanged.
         """
+        stored.require_names((*self.slots, *self.extras))
+        stored.require_dtypes(self.tensors())
         self.require_finite()
+        Fingerprint.from_manifest(asdict(self.base), str(path))
         facts = {
             "length": self.length,
             "position_offset": self.position_offset,
@@ -209,27 +221,38 @@ class Prefix:
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Prefix:
         """Read a folder written by `save`.
 
-        Raises `PrefixFormatError` unless names, shapes, dtypes and digest are those of the manifest and all numbers are
-        finite.
+        The tensors own their memory; what happens to the files afterwards doesn't matter. A reader that meets a writer
+        reads again. Older formats give an `OldFormatWarning`.
+        Raises `PrefixFormatError` unless names, shapes, dtypes and digests are those of the manifest and all numbers
+        are finite.
         """
-        tensors, manifest = stored.read(Path(path))
+        folder = Path(path)
+        prefix, version = stored.steadily(folder, lambda: cls._read(folder))
+        if version < stored.VERSION:
+            note_old_format(folder / stored.MANIFEST, stored.COVERED)
+        return prefix.to(device=device) if str(device) != "cpu" else prefix
+
+    @classmethod
+    def _read(cls, folder: Path) -> tuple[Prefix, int]:
+        """Return the prefix in `folder` and its format version."""
+        tensors, manifest = stored.read(folder)
         slots = {name: KV(tensors[f"{name}.key"], tensors[f"{name}.value"]) for name in manifest["slots"]}
-        base = Fingerprint.from_manifest(manifest["base"], str(Path(path) / stored.MANIFEST))
+        base = Fingerprint.from_manifest(manifest["base"], str(folder / stored.MANIFEST))
         try:
             prefix = cls(
                 slots=slots,
                 position_offset=manifest["position_offset"],
                 base=base,
                 merge=manifest["merge"],
-                extras={name: tensors[f"extra.{name}"] for name in manifest["extras"]},
+                extras={name: tensors[f"{stored.EXTRA}{name}"] for name in manifest["extras"]},
                 method=manifest["method"],
                 record=manifest["record"],
             )
             prefix.require_finite()
         except PrefixError as error:
-            raise PrefixFormatError(f"{path}: {error}") from error
-        stored.require_digest(Path(path), manifest, prefix.digest)
-        return prefix.to(device=device) if str(device) != "cpu" else prefix
+            raise PrefixFormatError(f"{folder}: {error}") from error
+        stored.require_content(folder, manifest, prefix.digest, prefix.length)
+        return prefix, manifest["version"]
 
     def with_offset(self, offset: int, base: Composer) -> Prefix:
         """Return this prefix with position offset `offset`, its keys rotated to match.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foreword.errors import ConfigError, UnknownPrefixError
+from foreword.folders import is_temporary
 from foreword.prefix import Prefix
 from foreword.prefix.stored import MANIFEST
 
@@ -24,8 +26,9 @@ class PrefixPool:
             ...
             base.switch(pool["translation"])
 
-    A prefix is read from its memory-mapped file when it is first asked for. It is checked against its manifest and the
-    base, and moved to the base's dtype and device, so that attaching copies nothing.
+    A prefix is read from its file when it is first asked for. It is checked against its manifest and the base, and
+    moved to the base's dtype and device, so that attaching copies nothing. Folders that a writer has not finished have
+    no name here.
     max_bytes: limit for the tensors in memory. Above it the prefixes that have not been used for the longest time are
     dropped. A dropped prefix that is still in use, for instance in an open attach, stays alive and is not counted.
     The number of saved prefixes doesn't matter: a name that is not in memory is looked up in the file system. Files
@@ -89,8 +92,8 @@ class PrefixPool:
 
     def _is_prefix(self, name: str) -> bool:
         """Return True if `name` is a saved prefix inside the folder."""
-        inside = name not in ("", ".", "..") and Path(name).name == name
-        return inside and (self.folder / name / MANIFEST).is_file()
+        inside = name not in ("", ".", "..") and Path(name).name == name and not is_temporary(name)
+        return inside and os.path.isfile(self.folder / name / MANIFEST)  # also for names too long
 
     def _read(self, name: str) -> Prefix:
         if not self._is_prefix(name):

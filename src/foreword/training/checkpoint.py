@@ -1,32 +1,36 @@
 """Checkpoints: `step-000020/` with `state.safetensors` and `state.json`, complete or absent.
 
 Tensors are those of what is trained (`producer.*`, `head.*`, `lora.*`), AdamW's state (`optimizer.<parameter>.<name>`)
-and the random generators (`random.*`). No pickle. Version 3, whose tensors had other names, is read too.
+and the random generators (`random.*`). No pickle. In version 5 `content` is the digest of state.safetensors, `digest`
+that of all of state.json. Versions 3, whose tensors had other names, and 4 are read too: their `digest` is that of
+state.safetensors.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from foreword.errors import CheckpointError
-from foreword.files import new_folder, remove_folder, write_json
+from foreword.files import Unreadable, new_folder, remove_folder, write_json
+from foreword.folders import reread
+from foreword.sealing import note_old_format, read_sealed, sealed
+from foreword.tensorfiles import file_digest
 from foreword.training.trained import Trained
 
 TENSORS = "state.safetensors"
 STATE = "state.json"
-VERSION = 4
-READABLE = (3, 4)
+VERSION = 5
+READABLE = (3, 4, 5)
 _NAME = re.compile("step-[0-9]{1,18}")
+_ADAMW = {"step", "exp_avg", "exp_avg_sq"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,24 @@ class RunState:
     best_step: int = 0
     stale: int = 0
     validated: int = -1
+
+    @classmethod
+    def from_manifest(cls, values: Any) -> RunState:
+        """Make the state that a manifest holds; fields that a newer version has added are ignored.
+
+        Raises `ValueError` for a value of another type.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"'progress' must be an object, got {values!r:.60}")
+        known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
+        for name, value in known.items():
+            if name == "best_loss":
+                valid = value is None or type(value) is float
+            else:
+                valid = type(value) is int and -1 <= value < 10**12
+            if not valid:
+                raise ValueError(f"progress.{name} can't be {value!r:.60}")
+        return cls(**known)
 
 
 def save_checkpoint(
@@ -53,16 +75,19 @@ def save_checkpoint(
     target = folder / f"step-{state.step:06d}"
     tensors = _tensors(trained, optimizer)
     with new_folder(target) as temporary:
-        save_file(tensors, temporary / TENSORS)
-        digest = hashlib.sha256((temporary / TENSORS).read_bytes()).hexdigest()
+        save_file(tensors, temporary / TENSORS, metadata={"version": str(VERSION)})
         manifest = {
             "version": VERSION,
             "progress": asdict(state),
             "config": config,
             "inputs": inputs,
-            "digest": digest,
+            "bytes": (temporary / TENSORS).stat().st_size,
+            "content": file_digest(temporary / TENSORS),
         }
-        write_json(temporary / STATE, manifest)
+        try:
+            write_json(temporary / STATE, sealed(manifest))
+        except Unreadable as error:
+            raise CheckpointError(f"{target / STATE} {error}") from error
     return target
 
 
@@ -74,7 +99,10 @@ def prune(folder: Path, keep: int) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints in `folder`, oldest first. What has another name is none."""
-    complete = [path.parent for path in folder.glob(f"step-*/{STATE}") if _NAME.fullmatch(path.parent.name)]
+    try:
+        complete = [path.parent for path in folder.glob(f"step-*/{STATE}") if _NAME.fullmatch(path.parent.name)]
+    except (OSError, ValueError):  # no folder can have this name
+        return []
     return sorted(complete, key=lambda path: (step_of(path), path.name))
 
 
@@ -87,7 +115,7 @@ def step_of(path: Path) -> int:
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint meant by `path`: itself, or the newest complete one of a run folder."""
-    if (path / STATE).is_file():
+    if os.path.isfile(path / STATE):  # unlike pathlib's, it raises nothing
         return path
     complete = list_checkpoints(path / "checkpoints")
     if not complete:
@@ -97,47 +125,45 @@ def find_checkpoint(path: Path) -> Path:
 
 def read_state(path: Path) -> tuple[RunState, dict[str, Any], dict[str, Any]]:
     """(where the run stands, config, digests of inputs) of a checkpoint. Raises `CheckpointError` if it is damaged."""
-    return _parsed(path, _manifest(path))
+    return _parsed(path, _read(path)[0])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return (manifest, tensors) of a checkpoint, with a note if its format is an older one."""
+    state, tensors = path / STATE, path / TENSORS
+    try:
+        read = reread((path, state, tensors), lambda: read_sealed(state, tensors, READABLE), (Unreadable,))
+    except Unreadable as error:
+        raise CheckpointError(f"not a readable checkpoint: {error}") from error
+    if read[0]["version"] < VERSION:
+        note_old_format(state, TENSORS)
+    return read
 
 
 def _parsed(path: Path, manifest: dict[str, Any]) -> tuple[RunState, dict[str, Any], dict[str, Any]]:
     try:
-        return RunState(**manifest["progress"]), dict(manifest["config"]), dict(manifest["inputs"])
-    except (KeyError, TypeError) as error:
+        state = RunState.from_manifest(manifest.get("progress"))
+    except ValueError as error:
         raise CheckpointError(f"{path / STATE}: not a readable checkpoint: {error}") from error
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    file = path / STATE
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        if manifest["version"] not in READABLE:
-            known = ", ".join(map(str, READABLE))
-            raise CheckpointError(f"{file}: version {manifest['version']!r} is not readable here (known: {known})")
-        if manifest["digest"] != hashlib.sha256((path / TENSORS).read_bytes()).hexdigest():
-            raise CheckpointError(f"{path / TENSORS}: digest differs from {STATE}; the file was changed or damaged")
-        return dict(manifest)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: not a readable checkpoint: {error}") from error
+    for name in ("config", "inputs"):
+        if not isinstance(manifest.get(name), dict):
+            raise CheckpointError(f"{path / STATE}: not a readable checkpoint: {name!r} must be an object")
+    return state, manifest["config"], manifest["inputs"]
 
 
 def load_checkpoint(path: Path, trained: Trained, optimizer: torch.optim.Optimizer) -> RunState:
-    """Put a checkpoint's tensors into `trained`, `optimizer` and the random generators."""
-    manifest = _manifest(path)
+    """Put a checkpoint's tensors into `trained`, `optimizer` and the random generators. Raises `CheckpointError`."""
+    manifest, tensors = _read(path)
     state, _, _ = _parsed(path, manifest)
-    try:
-        tensors = load_file(path / TENSORS)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path / TENSORS} can't be read: {error}") from error
     if manifest["version"] == 3:
         tensors = trained.from_version_3(tensors)
     parameters = {name: tensor for name, tensor in tensors.items() if not name.startswith(("optimizer.", "random."))}
     try:
         trained.load_state_dict(parameters)
-    except RuntimeError as error:
+        _restore_optimizer(tensors, trained, optimizer)
+        _restore_random(tensors)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit this method: {' '.join(str(error).split())}") from error
-    _restore_optimizer(tensors, trained, optimizer)
-    _restore_random(tensors)
     return state
 
 
@@ -158,6 +184,8 @@ def _restore_optimizer(tensors: dict[str, Tensor], trained: Trained, optimizer: 
         head = f"optimizer.{name}."
         parts = {key.removeprefix(head): value for key, value in tensors.items() if key.startswith(head)}
         if parts:
+            if parts.keys() != _ADAMW or not all(value.is_floating_point() for value in parts.values()):
+                raise ValueError(f"{head}… is not the state of AdamW")
             # AdamW keeps its step count on the CPU unless it is fused, its moments beside the parameter and laid out
             # like it: a fused kernel goes by memory alone
             fused = any(group.get("fused") for group in optimizer.param_groups)

@@ -1,16 +1,31 @@
 """The run folder: config.json, history.jsonl, loss.png, prefix/, checkpoints/, head/ but for language
-modelling, and lora/ if one is trained."""
+modelling, and lora/ if one is trained. The run that is going on in it holds run.lock."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from foreword.config import TrainConfig
-from foreword.errors import CheckpointError, ConfigError
-from foreword.files import append_line, free_name, recover, remove_folder, write_json, write_text, writing
+from foreword.errors import CheckpointError, ConfigError, RunInUseError
+from foreword.files import (
+    Unreadable,
+    append_line,
+    free_name,
+    parse_json,
+    read_lines,
+    recover,
+    remove_folder,
+    write_json,
+    write_text,
+    writing,
+)
+from foreword.folders import clear_inside
 from foreword.settings import to_dict
 from foreword.training.checkpoint import list_checkpoints, step_of
 
@@ -27,21 +42,32 @@ class RunFolder:
         self.head = path / "head"
         self.lora = path / "lora"
         self.history = path / "history.jsonl"
+        self._lock = FileLock(path / LOCK)
 
     @classmethod
     def create(cls, config: TrainConfig) -> RunFolder:
-        """A new folder with the resolved config in it. Raises `ConfigError` if `output` is taken."""
-        path = _free_name(config) if config.output is None else Path(config.output)
+        """A new folder with the resolved config in it, held by this run until `release`.
+
+        Raises `ConfigError` if `output` is taken, `RunInUseError` if another run is going on in it.
+        """
+        folder = cls(_new_name(config) if config.output is None else Path(config.output))
+        path = folder.path
         if path.exists() and not _unused(path):
-            raise ConfigError(
-                "output",
-                f"{path} exists and is not empty; choose another folder, or resume with resume={path}",
-            )
+            folder._require_free()
+            raise _taken(path)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            _clear(path)
-        write_json(path / "config.json", to_dict(config))
-        return cls(path)
+        folder.hold()
+        try:
+            if not _unused(path):  # another run came and went in between
+                raise _taken(path)
+            with writing(path):
+                _clear(path)
+            write_json(path / "config.json", to_dict(config))
+        except BaseException:
+            folder.release()
+            raise
+        return folder
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> RunFolder:
@@ -50,18 +76,46 @@ class RunFolder:
             raise CheckpointError(f"{checkpoint} does not lie in a run folder's checkpoints/")
         return cls(checkpoint.parent.parent)
 
+    def hold(self) -> None:
+        """Keep other runs out of the folder until `release`, or until the process ends, however it ends.
+
+        Raises `RunInUseError` if another run, in this process or another, is going on in it.
+        """
+        with writing(self.path / LOCK):
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout as error:
+                raise RunInUseError(
+                    f"another run is going on in {self.path}; wait for it or stop it, or choose another output folder"
+                ) from error
+
+    def release(self) -> None:
+        """Let other runs into the folder."""
+        (self.path / LOCK).unlink(missing_ok=True)  # still held: who opened it meanwhile notices that it is gone
+        self._lock.release()
+
+    def _require_free(self) -> None:
+        """Raise `RunInUseError` if another run is going on in the folder."""
+        if (self.path / LOCK).is_file():
+            self.hold()
+            self.release()
+
     def append(self, row: dict[str, Any]) -> None:
         append_line(self.history, json.dumps(row, allow_nan=False))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The history so far; a last line cut off by a crash is left out."""
-        if not self.history.is_file():
+        """The history so far; a last line cut off by a crash is left out. Raises `CheckpointError`."""
+        if not os.path.lexists(self.history):
             return []
-        lines = self.history.read_text(encoding="utf-8").split("\n")
+        rows: list[dict[str, Any]] = []
         try:
-            return [json.loads(line) for line in lines[:-1]]
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{self.history} is damaged: {error}; mend or remove the line") from error
+            for line in read_lines(self.history, _MOST_HISTORY):
+                rows.append(_row(line))
+        except Unreadable as error:
+            raise CheckpointError(
+                f"{self.history} is damaged: line {len(rows) + 1} {error}; mend or remove the line"
+            ) from error
+        return rows
 
     def mend(self, step: int, validated: int) -> None:
         """Before a run goes on after `step`: drop what it will write again, and what a crash left.
@@ -76,8 +130,8 @@ class RunFolder:
         recover(self.prefix)
         recover(self.head)
         recover(self.lora)
-        for unfinished in self.checkpoints.glob(".step-*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        clear_inside(self.checkpoints)
+        clear_inside(self.path)
 
     def plot(self) -> None:
         """Draw loss.png from the history."""
@@ -98,7 +152,19 @@ class RunFolder:
             figure.savefig(target, dpi=120)
 
 
-_OF_A_RUN = {"config.json", "history.jsonl", "trackers", "prefix", "head", "lora", "checkpoints"}
+LOCK = "run.lock"
+_MOST_HISTORY = 2**28  # bytes: some million steps
+_OF_A_RUN = {"config.json", "history.jsonl", "trackers", "prefix", "head", "lora", "checkpoints", LOCK}
+
+
+def _row(line: str) -> dict[str, Any]:
+    """Return a row of the history. Raises `Unreadable` for anything else."""
+    row = parse_json(line)
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        raise Unreadable("is no row with a step")
+    if wrong := [name for name in ("loss", "validation_loss") if type(row.get(name, 0.0)) not in (int, float)]:
+        raise Unreadable(f"has {row[wrong[0]]!r:.40} as {wrong[0]!r}")
+    return row
 
 
 def _unused(path: Path) -> bool:
@@ -106,7 +172,7 @@ def _unused(path: Path) -> bool:
     if not path.is_dir():
         return False
     names = {entry.name for entry in path.iterdir()}
-    if not names:
+    if names <= {LOCK}:
         return True
     unfinished = (".prefix.", ".head.", ".lora.", ".history.", ".config.")
     of_a_run = all(name in _OF_A_RUN or name.startswith(unfinished) for name in names)
@@ -116,12 +182,26 @@ def _unused(path: Path) -> bool:
 def _clear(path: Path) -> None:
     """Remove what a run left that failed before its first checkpoint."""
     for entry in path.iterdir():
+        if entry.name == LOCK:
+            continue
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
 
 
-def _free_name(config: TrainConfig) -> Path:
+def _taken(path: Path) -> ConfigError:
+    return ConfigError("output", f"{path} exists and is not empty; choose another folder, or resume with resume={path}")
+
+
+def _new_name(config: TrainConfig) -> Path:
+    """Make a folder under the first free name, so that no other run gets the same one. Raises `StorageError`."""
     stem = Path(config.data.partition(":")[0]).stem or "-".join(config.mixture) or "run"
-    return free_name(Path("runs") / f"{stem}-{config.method}")
+    while True:
+        path = free_name(Path("runs") / f"{stem}-{config.method}")
+        with writing(path):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return path

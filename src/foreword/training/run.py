@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,9 @@ def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> 
     The base's weights stay as they are. With `config.resume` a run goes on from its newest
     checkpoint, bit-identically on CPU. The global random state is left as it was.
     Raises `ConfigError`, `DataError`, `CheckpointError`, and `NonFiniteError` if a loss or gradient
-    is NaN or infinite (no update is made then), `StorageError` if the disk is full, and
-    `InterruptedRunError` after SIGINT or SIGTERM, when the run has been saved.
+    is NaN or infinite (no update is made then), `StorageError` if the disk is full,
+    `InterruptedRunError` after SIGINT or SIGTERM, when the run has been saved, and `RunInUseError` if
+    another run is going on in the same folder.
     Under `accelerate launch` all processes call this together; the main one writes, into a folder that
     all of them can read.
     """
@@ -92,9 +94,22 @@ def _train(base: Base, config: TrainConfig, observer: Observer | None) -> TrainR
     observer = observer if processes.main else None
     if config.shard_base:
         shard(base)
-    checkpoint = None if config.resume is None else find_checkpoint(Path(config.resume))
-    ready = _prepare(method, base, config, checkpoint)
-    folder = _folder(ready.config, checkpoint, processes)
+    with ExitStack() as held:
+        checkpoint = None if config.resume is None else _held_checkpoint(Path(config.resume), processes, held)
+        ready = _prepare(method, base, config, checkpoint)
+        folder = _folder(ready.config, checkpoint, processes, held)
+        return _trained(ready, base, folder, checkpoint, accelerator, observer)
+
+
+def _trained(
+    ready: _Prepared,
+    base: Base,
+    folder: RunFolder,
+    checkpoint: Path | None,
+    accelerator: Any,
+    observer: Observer | None,
+) -> TrainResult:
+    processes = Processes(accelerator)
     with trained_lora(base, ready.config) as lora:
         trained = Trained(
             ready.producer,
@@ -178,10 +193,29 @@ def _steps_of(epochs: float, per_epoch: int) -> int:
     return math.ceil(epochs * per_epoch)
 
 
-def _folder(config: TrainConfig, checkpoint: Path | None, processes: Processes) -> RunFolder:
+def _held_checkpoint(resume: Path, processes: Processes, held: ExitStack) -> Path:
+    """Return the checkpoint to go on from, with its run's folder held by the main process until `held` ends."""
+    folder = RunFolder.of_checkpoint(find_checkpoint(resume))
+
+    def hold() -> None:
+        folder.hold()
+        held.callback(folder.release)
+
+    processes.from_main(hold)
+    return find_checkpoint(resume)  # once more: another run may have gone on until now
+
+
+def _folder(config: TrainConfig, checkpoint: Path | None, processes: Processes, held: ExitStack) -> RunFolder:
+    """Return the run's folder. A new one is made and held by the main process until `held` ends."""
     if checkpoint is not None:
         return RunFolder.of_checkpoint(checkpoint)
-    return RunFolder(processes.from_main(lambda: RunFolder.create(config).path))
+
+    def create() -> Path:
+        folder = RunFolder.create(config)
+        held.callback(folder.release)
+        return folder.path
+
+    return RunFolder(processes.from_main(create))
 
 
 def _run(job: Job, accelerator: Any, rows: RunRows, checkpoint: Path | None, observer: Observer | None) -> Loop:
