@@ -131,7 +131,7 @@ def require_told(arguments: list[str], captured: Any, code: int) -> None:
     assert "unexpected " not in captured.err.replace("unexpected extra argument", ""), arguments
 
 
-@pytest.mark.parametrize(("command", "right"), WITH_NAME, ids=lambda entry: " ".join(entry))
+@pytest.mark.parametrize(("command", "right"), WITH_NAME, ids=[" ".join(command) for command, _ in WITH_NAME])
 def test_names(nonsense, capsys, command, right) -> None:
     for place in PLACES:
         arguments = [part.replace("{}", place) for part in command]

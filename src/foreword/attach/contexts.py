@@ -80,11 +80,15 @@ def replace(owner: str, attachment: Attachment) -> None:
     _INNERMOST.set(_rebuilt(_END.innermost, lambda link: link.owner == owner and not link.block.over, attachment))
 
 
-def leave(block: Block, entered: Entered) -> None:
-    """End `block`: take its link out of this context. If it began in another one, it is over in all of them."""
+def leave(block: Block, entered: Entered | None) -> None:
+    """End `block`: take its link out of this context. If it began in another one, it is over in all of them.
+
+    entered: what `enter` returned; None if it was interrupted.
+    """
     rest = _rebuilt(_END.innermost, lambda link: link.block is block, None)
     try:
-        _INNERMOST.reset(entered)
+        if entered is not None:
+            _INNERMOST.reset(entered)
     except ValueError:  # that is how a token says that it is of another context, also of the one this is a copy of
         block.over = True
         block.close()
@@ -95,11 +99,15 @@ def _rebuilt(
     link: Attached | _End, chosen: Callable[[Attached], bool], attachment: Attachment | None
 ) -> Attached | _End:
     """Return the chain with the first `chosen` link replaced, or without it if `attachment` is None."""
-    if isinstance(link, _End):
-        return link
-    if not chosen(link):
-        return Attached(link.owner, link.attachment, link.block, _rebuilt(link.outer, chosen, attachment))
-    return link.outer if attachment is None else Attached(link.owner, attachment, link.block, link.outer)
+    kept: list[Attached] = []
+    while isinstance(link, Attached) and not chosen(link):
+        kept.append(link)
+        link = link.outer
+    if isinstance(link, Attached):
+        link = link.outer if attachment is None else Attached(link.owner, attachment, link.block, link.outer)
+    for inner in reversed(kept):
+        link = Attached(inner.owner, inner.attachment, inner.block, link)
+    return link
 
 
 def _living(link: Attached | _End) -> Attached | _End:

@@ -10,6 +10,7 @@ class each, and ask nothing of the class that the object has at that moment.
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any
 
 from foreword.attach.function import IMPLEMENTATION
@@ -32,10 +33,16 @@ def config_disguise(kind: type[Any], state: State) -> type[Any]:
     def reduce(config: Any, protocol: Any) -> Any:
         return _plain_config, (kind, dict(config.__dict__))
 
+    def equal(config: Any, other: Any) -> Any:
+        undisguised = _plain_config(kind, other.__dict__) if type(other) is type(config) else other
+        return bool(_plain_config(kind, config.__dict__) == undisguised)
+
     attributes = {
         "_attn_implementation": property(implementation, kind._attn_implementation.fset),
         _STORED: property(lambda config: config.__dict__[_STORED], store),
         "__reduce_ex__": reduce,
+        "__eq__": equal,
+        "__hash__": kind.__hash__,
     }
     return _subclass(kind, attributes)
 
@@ -65,14 +72,14 @@ class _Generate:
         if attachment is None or model is None:
             return own
 
-        @functools.wraps(own)
-        def generate(*args: Any, **kwargs: Any) -> Any:
+        @functools.wraps(getattr(own, "__func__", own))
+        def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
             if self._state.current is not None:
                 return own(*args, **kwargs)
             with self._state.activate(attachment):
                 return own(*args, **kwargs)
 
-        return generate
+        return types.MethodType(generate, model)
 
 
 class _Bare:
@@ -80,6 +87,11 @@ class _Bare:
 
     def __init_subclass__(cls) -> None:
         """Do nothing."""
+
+
+def is_disguised(thing: Any) -> bool:
+    """Return True if a model or config has the class of a disguise."""
+    return isinstance(thing, _Bare)
 
 
 def _subclass(kind: type[Any], attributes: dict[str, Any]) -> type[Any]:

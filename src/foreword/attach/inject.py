@@ -9,7 +9,6 @@ has something attached. They act only in such contexts.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,15 +18,13 @@ from torch import nn
 
 from foreword.attach import cached, contexts, function, positions, recompute, virtual
 from foreword.attach.attachment import Attachment
-from foreword.attach.disguise import config_disguise, model_disguise
+from foreword.attach.changing import changing_models
+from foreword.attach.disguise import config_disguise, is_disguised, model_disguise
 from foreword.attach.entry import Entry, by_name, parameters_of
 from foreword.attach.state import State
-from foreword.attention.call import AttentionCall
 from foreword.errors import AttachError, BatchMismatchError
 from foreword.models.slots import ModelSlots
-from foreword.prefix import KV, Prefix
-
-_LOCK = threading.RLock()  # held only while something is installed or removed; a removal may begin during an install
+from foreword.prefix import Prefix
 
 
 class Injector:
@@ -51,11 +48,11 @@ class Injector:
         Raises `AttachError` within an install or a removal, which only a signal handler can come into.
         """
         key = object()
-        with _LOCK:
+        with changing_models():
             if self._changing:
                 raise AttachError("an attach is being made or ended at this moment; attach outside the signal handler")
-            self._blocks.add(key)
             block = contexts.Block(functools.partial(self._close, key))
+            self._blocks.add(key)
             if not self.installed:
                 try:
                     self._change(self._remove)  # what an interrupted removal has left
@@ -68,7 +65,7 @@ class Injector:
         return block
 
     def _close(self, key: object) -> None:
-        with _LOCK:
+        with changing_models():
             self._blocks.discard(key)
             if not self._blocks and self.installed:
                 self.installed = False
@@ -86,6 +83,11 @@ class Injector:
         if model is None:
             raise AttachError("the model no longer exists")
         self._stacks = [model.get_submodule(stack.path) for stack in self._slots.stacks]
+        if any(is_disguised(thing) for thing in (model, *_configs(self._stacks))):
+            raise AttachError(
+                "another model has a prefix attached, of which this one is a part or whose config it shares; end that "
+                "attach first, or give this model a copy of the config"
+            )
         for stack, module in zip(self._slots.stacks, self._stacks, strict=True):
             entry = Entry(self.state, model, stack, self._slots)
             self._hooks.append(module.register_forward_pre_hook(entry.before, with_kwargs=True))
@@ -120,12 +122,13 @@ class Injector:
         self.state.each_pass = []
         for module in self._stacks:
             recompute.unwrap(module)
+        self._stacks = []  # one of them may be the model itself, which this object must not keep alive
         if (model := self._model()) is not None:
             function.remove(model, dict(self._slots.readers))
 
     def watch_tables(self) -> None:
         """Hook the embedding tables, for the first prompt that is to be inserted among the embeddings."""
-        with _LOCK:
+        with changing_models():
             if self._watches_tables or not self.installed:
                 return
             for table in virtual.tables_of(self._model()):
@@ -149,9 +152,9 @@ class Injector:
         """Make `attachment` current in this context. The hooks are installed if they are not."""
         this_pass = self.state.this_pass
         past, this_pass.past = this_pass.past, 0
-        block = self.open()
-        entered = contexts.enter(self.state.owner, attachment, block)
+        block, entered = self.open(), None
         try:
+            entered = contexts.enter(self.state.owner, attachment, block)
             if attachment.has_embeddings:
                 self.watch_tables()
             yield
@@ -166,7 +169,7 @@ _INJECTORS: WeakKeyDictionary[nn.Module, Injector] = WeakKeyDictionary()
 
 def injector_of(model: nn.Module, slots: ModelSlots) -> Injector:
     """Return the injector of `model`."""
-    with _LOCK:
+    with changing_models():
         found = _INJECTORS.get(model)
         if found is None:
             found = _INJECTORS[model] = Injector(model, slots)
@@ -255,42 +258,6 @@ def _require_packable(slots: ModelSlots, rows: Sequence[Prefix | None], packed: 
         raise AttachError(f"packed rows must have 1 to {limit} tokens, got {list(packed)}")
     if len(rows) not in (1, len(packed)):
         raise BatchMismatchError(f"{len(rows)} prefixes are attached, but {len(packed)} rows are packed")
-
-
-@contextmanager
-def observed(
-    model: nn.Module,
-    slots: ModelSlots,
-    rows: Sequence[Prefix | None],
-    observer: Callable[[str, AttentionCall], None],
-) -> Iterator[None]:
-    """`attach`, and call `observer(slot name, call)` before each attention call is computed.
-
-    Raises `AttachError` for models with attention code of their own.
-    """
-    if slots.route == "cache":
-        raise AttachError(f"{type(model).__name__} has attention code of its own; its queries can't be seen from here")
-    with attach(model, slots, rows):
-        attached(model).observer = observer
-        yield
-
-
-def capture(model: nn.Module, slots: ModelSlots, **inputs: Any) -> dict[str, KV]:
-    """Run `model` on `inputs` and return each slot's keys and values as attention sees them.
-
-    key: `[B, H_kv, n, d_k]`, after rotary embedding. value: `[B, H_kv, n, d_v]`. No prefix is attached, and the cache
-    is empty or off.
-    Differentiable with respect to `inputs_embeds`.
-    """
-    if slots.route == "cache":
-        with attach(model, slots, [None]):
-            return cached.capture(model, slots, inputs)
-    takes_cache = "use_cache" in parameters_of(model)
-    captured: dict[str, KV] = {}
-    with attach(model, slots, [None]):
-        attached(model).captured = captured
-        model(**inputs, **({"use_cache": False} if takes_cache else {}))
-    return {slot.name: captured[slot.name] for slot in slots.slots if slot.name in captured}
 
 
 def _configs(stacks: list[nn.Module]) -> list[Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foreword.attach.inject import observed
+from foreword.attach import observed
 from foreword.attention.backends import math_part
 from foreword.attention.call import AttentionCall
 from foreword.attention.merge import with_sinks
