@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -66,11 +67,13 @@ def test_texts_are_generated_side_by_side() -> None:
 
 def test_the_class_of_a_model_still_has_its_generate() -> None:
     base = tiny_base("llama")
-    own = type(base.model)
+    own, signature = type(base.model), inspect.signature(base.model.generate)
     with base.attach(trained_like(base, 5)):
         assert type(base.model) is not own
         assert type(base.model).generate is own.generate
         assert type(base.model).__name__ == own.__name__
+        assert base.model.generate.__self__ is base.model
+        assert inspect.signature(base.model.generate) == signature
     encoder = tiny_base("bert")
     with encoder.attach(trained_like(encoder, 5)):
         assert not hasattr(encoder.model, "generate")
@@ -129,6 +132,8 @@ def test_copies_made_while_something_is_attached() -> None:
         for made in (copy.deepcopy(config), copy.copy(config)):
             assert type(made) is not type(config)
             assert made._attn_implementation == "sdpa"
+            assert made == config
+            assert config == made
         assert type(config).__name__ == "LlamaConfig"
         assert "foreword" not in str(config.to_dict())
         with pytest.raises(AttachError, match="end the attach before"):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+_forked = False  # True in a forked child
 _lock = threading.RLock()  # a removal may begin during an install, when the garbage collector ends a block
 
 
@@ -20,16 +21,16 @@ def changing_models() -> Iterator[None]:
     """
     with ExitStack() as held:
         compiler = sys.modules.get("torch._dynamo.convert_frame")
-        if compiler is not None:
+        if compiler is not None and not _forked:
             held.enter_context(compiler.compile_lock)
         held.enter_context(_lock)
         yield
 
 
 def _after_fork() -> None:
-    """Make a new lock: in a forked child, a thread that is not there may hold the old one."""
-    global _lock
-    _lock = threading.RLock()
+    """Give up the locks: in a forked child, a thread that is not there may hold them."""
+    global _lock, _forked
+    _lock, _forked = threading.RLock(), True
 
 
 if hasattr(os, "register_at_fork"):
