@@ -12,7 +12,7 @@ import pytest
 from foreword.cli.common import err, note, out, print_json, printable
 from foreword.cli.main import execute
 from foreword.errors import DataError
-from foreword.prefix import KV, Prefix
+from foreword.prefix import Prefix
 from prefix_helpers import small
 
 HOSTILE = [
@@ -49,10 +49,9 @@ def test_printable_escapes_each_of_them_and_nothing_else() -> None:
 
 def hostile_prefix(folder: Path) -> Path:
     plain = small()
-    slots = {f"{name}{ALL}": KV(*kv) for name, kv in plain.slots.items()}
     base = dataclasses.replace(plain.base, source=f"org/{ALL}", architecture=ALL, weights=ALL, quantisation=ALL)
     record = {"template": f"{{input}}{ALL}", "step": ALL, "validation_loss": float(1), ALL: ALL}
-    return Prefix(slots, 3, base, method=ALL, record=record).save(folder)
+    return Prefix(plain.slots, 3, base, method=ALL, record=record).save(folder)
 
 
 @pytest.fixture

@@ -16,14 +16,13 @@ from foreword.base.rendering import require_tokenizer
 from foreword.base.sharding import shard
 from foreword.config import TrainConfig
 from foreword.data.order import steps_per_epoch
-from foreword.errors import CheckpointError, ConfigError
+from foreword.errors import ConfigError
 from foreword.init import Beginning, starting_point
 from foreword.methods import Method, Producer, get_method
 from foreword.methods.token_options import with_token_options
 from foreword.models.lora import lora_parameters
 from foreword.objectives import Objective, get_objective
 from foreword.prefix import Prefix
-from foreword.settings import free_on_resume, to_dict, worked_out
 from foreword.tasks import Task
 from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.checkpoint import find_checkpoint, read_state
@@ -33,6 +32,7 @@ from foreword.training.head import start_head
 from foreword.training.loop import Job, Loop
 from foreword.training.lora import restore_lora, trained_lora
 from foreword.training.processes import Processes
+from foreword.training.resuming import require_inputs, with_saved_settings
 from foreword.training.rows import RowBatches, RunRows, digest, load_rows, task_of
 from foreword.training.trained import Trained
 
@@ -132,13 +132,13 @@ def _prepare(method: Method, base: Base, config: TrainConfig, checkpoint: Path |
     saved_inputs = None
     if checkpoint is not None:
         _, recorded, saved_inputs = read_state(checkpoint)
-        config = _with_saved_settings(config, checkpoint, recorded)
+        config = with_saved_settings(config, checkpoint, recorded)
     torch.manual_seed(config.seed)
     task = task_of(base, config)
     rows = load_rows(task, config)
     inputs = _digests(rows, base)
     if saved_inputs is not None:
-        _require_inputs(inputs, checkpoint, saved_inputs)
+        require_inputs(inputs, checkpoint, saved_inputs)
     torch.manual_seed(config.seed)
     _require_compatible(method, base, config, task)
     _require_reference(get_objective(config.objective), config, task)
@@ -281,26 +281,3 @@ def _require_compatible(method: Method, base: Base, config: TrainConfig, task: T
     if (places := task.places) and (not kind.inserted or places != config.length):
         meant = f"length is {config.length}" if kind.inserted else f"{method.name} inserts none on {base.name}"
         raise ConfigError("template", f"has {places} places for virtual tokens ([V]), but {meant}")
-
-
-def _with_saved_settings(config: TrainConfig, checkpoint: Path, recorded: dict[str, Any]) -> TrainConfig:
-    """`config` with what it leaves open taken from the run it resumes. Raises `CheckpointError` naming the
-    first setting in which it would differ."""
-    saved = to_dict(TrainConfig()) | recorded  # settings that are newer than the run were at their defaults
-    left_open: dict[str, Any] = {
-        name: saved.get(name) for name in worked_out(TrainConfig) if getattr(config, name) is None
-    }
-    config = dataclasses.replace(config, **left_open)
-    for name, value in to_dict(config).items():
-        if name not in free_on_resume(TrainConfig) and value != saved.get(name):
-            raise CheckpointError(
-                f"{checkpoint} was made with {name} {saved.get(name)!r}, not {value!r}; resume with the same settings"
-            )
-    return config
-
-
-def _require_inputs(inputs: dict[str, str], checkpoint: Path | None, saved: dict[str, Any]) -> None:
-    """Raise `CheckpointError` if the rows or the base's weights are not those of the run."""
-    for name, value in inputs.items():
-        if saved.get(name) != value:
-            raise CheckpointError(f"{checkpoint} was made with other {name}; resume with the same, or start a new run")
