@@ -40,8 +40,8 @@ def test_segments_equal_separate_calls(sizes: list[tuple[int, int]], causal: boo
         strict=True,
     )
     wanted = [FLASH_CPU.backward(g, q, k, v, one, None, causal, 0.3) for g, q, k, v, one in graded]
-    for index in range(3):
-        assert relative(found[index], torch.cat([piece[index] for piece in wanted], 2)) < 1e-5
+    for index in range(3):  # a single key has no gradient of the query, so nothing to be relative to
+        assert torch.allclose(found[index], torch.cat([piece[index] for piece in wanted], 2), rtol=1e-5, atol=1e-5)
 
 
 def test_equal_neighbours_are_one_run() -> None:
