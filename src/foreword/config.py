@@ -81,7 +81,7 @@ class TrainConfig(DataConfig):
 
     validation: str | None = setting(
         group=DATA, of_data=True, per_task=True,
-        help="Held-out rows. Without it: up to 96 rows, at most a tenth, of the data.",
+        help="Held-out rows. Without it: up to 96 rows, at most a tenth, of the data; at least one.",
     )  # fmt: skip
     validation_rows: int | None = setting(
         96, group=DATA, of_data=True, least=1, most=MOST_COUNT,
@@ -142,7 +142,10 @@ class TrainConfig(DataConfig):
     scheduler: Literal["linear", "cosine", "constant"] = setting(
         "linear", group=STEPS, help="How the learning rate falls after the warm-up."
     )
-    warmup: int = setting(10, group=STEPS, least=0, most=MOST_COUNT, help="Steps of linear warm-up.")
+    warmup: int | float | None = setting(
+        group=STEPS, worked_out=True, least=0, most=MOST_COUNT, share=True,
+        help="Linear warm-up: steps, or a share of them such as 5%. Without it: 5% of the steps, 1 to 10 of them.",
+    )  # fmt: skip
     final_lr: float = setting(0.1, group=STEPS, least=0, help="What the rate falls to, as a share of the peak.")
     weight_decay: float = setting(0.0, group=STEPS, least=0, help="AdamW's weight decay.")
     clip: float = setting(1.0, group=STEPS, above=0, help="Largest norm of all gradients together.")
@@ -170,15 +173,22 @@ class TrainConfig(DataConfig):
         help="Validations without improvement before the run stops. Without it: never.",
     )  # fmt: skip
     validate_every: int | None = setting(
-        group=SAVING, least=1, most=MOST_COUNT, help="Steps between validations. Without it: a tenth of the run."
-    )
+        group=SAVING, least=1, most=MOST_COUNT, worked_out=True,
+        help="Steps between validations. Without it: a tenth of the run, or more if validation_share asks for it.",
+    )  # fmt: skip
+    validation_share: float | None = setting(
+        group=SAVING, worked_out=True, above=0, share=True,
+        help="The most that validations may cost, as a share of training. It makes them seldom, and in a short run "
+        "measures fewer than the 96 rows. Without it: 10%, or any if validate_every is given.",
+    )  # fmt: skip
     samples: int = setting(
         0, group=SAVING, least=0, most=MOST_COUNT, free_on_resume=True,
         help="Held-out rows answered at each validation, for the eye.",
     )  # fmt: skip
     checkpoint_every: int | None = setting(
         group=SAVING, least=1, most=MOST_COUNT, free_on_resume=True,
-        help="Steps between checkpoints. Without it: a tenth of the run.",
+        help="Steps between checkpoints. Without it: a tenth of the run, or more if saving takes over a tenth of the "
+        "time.",
     )  # fmt: skip
     keep_checkpoints: int = setting(
         2, group=SAVING, least=1, most=MOST_COUNT, free_on_resume=True, help="Newest checkpoints kept."
@@ -201,6 +211,8 @@ class TrainConfig(DataConfig):
         super().__post_init__()
         if self.accumulation > self.batch_size:
             raise ConfigError("accumulation", f"{self.accumulation} parts don't fit a batch of {self.batch_size} rows")
+        if isinstance(self.warmup, float) and self.warmup >= 1:
+            raise ConfigError("warmup", f"must be a whole number of steps or a share below 100%, not {self.warmup:g}")
         if self.samples and self.mixture:
             raise ConfigError("samples", "the rows of a mixture are not answered; leave samples out")
         if self.init == "prefix" and self.init_prefix is None:

@@ -37,6 +37,7 @@ def command(
     Example: foreword generate --prefix runs/e2e/prefix 'name : The Vaults | food : French'
     """
     inputs = _inputs(prompts, file)
+    common.begin()
     from foreword.prefix import Prefix
 
     attached = None if prefix is None else Prefix.load(prefix)

@@ -102,7 +102,7 @@ def _held_out(prefix: Prefix, config: CompressConfig, items: Sequence[Example]) 
     if not same_path and digest(_without(items, chosen)) != trained_rows:
         chosen = held_out(len(items), config.validation_rows or HELD_OUT, config.seed)
     if not chosen:
-        raise ConfigError("validation", f"{len(items)} rows are too few to hold some out; name a validation file")
+        raise ConfigError("validation", f"{len(items)} row is too few to hold some out; name a validation file")
     return chosen
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from foreword import status
 from foreword.base import Base
 from foreword.compression.choices import UNCOMPRESSED, Choice, default_names, parse, require_compressible
 from foreword.compression.data import SweepRows, load_rows, with_recorded
@@ -71,6 +72,7 @@ def sweep(
     measurer.prepare(by_mass)
     measured: list[MeasuredChoice] = []
     for number, choice in enumerate([None, *choices]):
+        status.doing("measuring choices", number, len(choices) + 1)
         measured.append(measurer.measure(choice))
         if progress is not None:
             progress("choices", number + 1, len(choices) + 1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from foreword import status
 from foreword.base import Base
 from foreword.config import EvalConfig
 from foreword.data import BadRow, Reading
@@ -101,12 +102,14 @@ def evaluate_items(
 
 
 def _counter(what: str, total: int, progress: Progress | None) -> Callable[[int], None]:
-    """Turns numbers of finished rows into calls of `progress`."""
+    """Turns numbers of finished rows into calls of `progress`, and tells them."""
     done = 0
+    status.doing(f"measuring {what}", 0, total)
 
     def step(count: int) -> None:
         nonlocal done
         done += count
+        status.doing(f"measuring {what}", done, total)
         if progress is not None:
             progress(what, done, total)
 
