@@ -13,6 +13,7 @@ from foreword.settings import check, setting
 DEFAULT_MODEL = "smollm2-135m"
 TEXT_METRICS = ("bleu", "chrf", "rouge_l", "exact_match")
 Dtype = Literal["float32", "bfloat16", "float16"]
+Shape = Literal["auto", "messages", "conversations", "prompt/completion", "instruction/output", "input/target", "text"]
 # The largest values of settings. Nothing as large is useful; a slip of the keyboard gets an error, not a full memory.
 MOST_TOKENS = 65_536  # virtual tokens
 MOST_ROWS = 65_536  # in a batch
@@ -28,7 +29,8 @@ class DataConfig:
 
     data: str = setting(
         "", group=DATA, of_data=True, per_task=True,
-        help="Rows: JSONL, CSV, TSV, Parquet, a Datasets folder, or a Datasets id (org/name:split).",
+        help="Rows: JSONL, JSON, CSV, TSV, Parquet or Arrow, a folder or glob of them, a Datasets id (org/name:split), "
+        "or - for stdin.",
     )  # fmt: skip
     model: str = setting(
         DEFAULT_MODEL, group=BASE, help="Base model: hub id, folder, .gguf file, or the bundled smollm2-135m."
@@ -53,6 +55,13 @@ class DataConfig:
         group=DATA, of_data=True, per_task=True,
         help="The target's field. Without it: the task's own (target, label, …).",
     )  # fmt: skip
+    shape: Shape = setting(
+        "auto", group=DATA, of_data=True, per_task=True,
+        help="How lm reads rows; auto: as the first rows look. docs/data.md shows each shape.",
+    )  # fmt: skip
+    turns: Literal["all", "last"] = setting(
+        "all", group=DATA, of_data=True, per_task=True, help="Which of the assistant's turns are learned."
+    )
     max_bad_rows: int = setting(
         0, group=DATA, of_data=True, least=0, most=MOST_COUNT, free_on_resume=True,
         help="Bad rows allowed; each is reported and left out. More than that stop the run before it starts.",

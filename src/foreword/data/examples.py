@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from foreword.base.frozen import FrozenModel
-from foreword.base.rendering import Renderer
 from foreword.data.readers import read_rows
 from foreword.data.rows import BadRow, Row
 from foreword.errors import ConfigError, DataError
@@ -38,26 +37,6 @@ class Item(Protocol):
     @property
     def content(self) -> Any:
         """The fields that the result of a run depends on, without the place of the row."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A row of language modelling: prompt and target token ids (with the end token), their texts, file and line."""
-
-    prompt_ids: tuple[int, ...]
-    target_ids: tuple[int, ...]
-    prompt: str
-    target: str
-    references: tuple[str, ...]
-    where: str
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.prompt_ids) + len(self.target_ids)
-
-    @property
-    def content(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return self.prompt_ids, self.target_ids
 
 
 @dataclass(frozen=True)
@@ -177,54 +156,6 @@ def describe(source: str, bad: Sequence[BadRow]) -> str:
     """Return one line that counts the bad rows of `source` and shows the first ten."""
     more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     return f"{source}: {len(bad)} bad row{'s' * (len(bad) != 1)}: " + "; ".join(map(str, bad[:SHOWN])) + more
-
-
-def load_example(fields: Mapping[str, Any], where: str, renderer: Renderer, target_field: str) -> Example | str:
-    """Return the example of a row's fields, or a text that says what is wrong with the row."""
-    problem = _first_problem(fields, renderer.fields, target_field)
-    if problem is not None:
-        return problem
-    references = tuple(fields.get("references") or (fields[target_field],))
-    target = _target(fields, target_field)
-    prompt = renderer.prompt(fields)
-    ids = tuple(renderer.prompt_ids(prompt)), tuple(renderer.target_ids(prompt, target))
-    example = Example(*ids, prompt, target, references, where)
-    return example if example.prompt_ids else "the prompt has no tokens"
-
-
-def rendered_pairs(
-    rows: Iterable[Mapping[str, Any]], renderer: Renderer, target_field: str
-) -> Iterator[tuple[str, str]]:
-    """Yield the (prompt, target) texts of the usable rows."""
-    for fields in rows:
-        if _first_problem(fields, renderer.fields, target_field) is None:
-            yield renderer.prompt(fields), _target(fields, target_field)
-
-
-def _target(fields: Mapping[str, Any], target_field: str) -> str:
-    target: str = fields[target_field] if target_field in fields else fields["references"][0]
-    return target
-
-
-def _first_problem(fields: Mapping[str, Any], inputs: Sequence[str], target_field: str) -> str | None:
-    """Return the first thing that is wrong with input fields, target or references, or None."""
-    for name in inputs:
-        if problem := text_problem(fields, name):
-            return problem
-    references = fields.get("references")
-    needs_target = target_field in fields or references is None
-    if needs_target and (problem := text_problem(fields, target_field)):
-        return problem
-    if references is None:
-        return None
-    if not isinstance(references, list) or not references:
-        return f"field 'references' must be a list of at least one text, not {references!r:.60}"
-    for reference in references:
-        if not isinstance(reference, str) or not reference.strip():
-            return f"field 'references' holds {reference!r:.60}, not a text"
-        if not _encodable(reference):
-            return "field 'references' holds half a surrogate pair, which is not text"
-    return None
 
 
 def text_problem(fields: Mapping[str, Any], name: str) -> str | None:

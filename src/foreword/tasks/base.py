@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class TaskSettings:
     """Settings of a task.
 
     template, input_field, target_field: of its rows; None: the task's own. options: settings of this kind of task.
-    packing: True if the task may pack rows.
+    packing: True if the task may pack rows. shape, turns: see `TrainConfig`.
     """
 
     template: str | None = None
@@ -35,6 +35,8 @@ class TaskSettings:
     target_field: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     packing: bool = True
+    shape: str = "auto"
+    turns: Literal["all", "last"] = "all"
 
 
 @dataclass(frozen=True)
