@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from foreword.errors import ConfigError
 
 Message = Mapping[str, Any]
 Turns = Literal["all", "last"]
+_MARK = "\u241f"
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -173,11 +175,30 @@ class ChatFormat:
                 if text and at >= 0:
                     ended = self._specials.match(whole, at + len(text))
                     return ended.end() if ended else at + len(text)
-        try:
-            before = render_marked(self._tokenizer, messages, tools=tools)[0]
-        except ConfigError:
+        if not messages[-1].get("tool_calls"):
             return None
-        return len(before.rstrip()) if whole.startswith(before.rstrip()) and len(before.rstrip()) > start else None
+        for text in self._as_history(messages, tools):
+            shared = whole[start : _shared(whole, text)]
+            ends = [match.end() for match in self._specials.finditer(shared) if match[0].strip() in self._ends]
+            if ends:
+                return start + ends[-1]
+        return None
+
+    def _as_history(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> Iterator[str]:
+        """Yield the text with the last message as it is shown at the end, and before another question."""
+        for turns in (messages, [*messages, {"role": "user", "content": _MARK}]):
+            with suppress(ConfigError):
+                yield render_marked(self._tokenizer, turns, tools=tools)[0]
+
+    @cached_property
+    def _ends(self) -> frozenset[str]:
+        """The special tokens that end an answer, at the end and before another question."""
+        turns = [{"role": role, "content": _MARK} for role in ("user", "assistant") * 2]
+        with suppress(ConfigError):
+            text = render_marked(self._tokenizer, turns)[0]
+            ended = [self._specials.match(text, found.end()) for found in re.finditer(_MARK, text)]
+            return frozenset(match[0].strip() for match in ended[1::2] if match)
+        return frozenset()
 
     @property
     def _end(self) -> str:
@@ -190,6 +211,12 @@ class ChatFormat:
         names = {*self._tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
         longest = sorted(filter(None, names), key=len, reverse=True)
         return re.compile(rf"\s*(?:{'|'.join(map(re.escape, longest))})") if longest else re.compile(r"(?!)")
+
+
+def _shared(one: str, other: str) -> int:
+    """Return how many characters two texts have in common from the beginning."""
+    differs = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differs, min(len(one), len(other)))
 
 
 def _with_thoughts(message: Message) -> dict[str, Any]:
