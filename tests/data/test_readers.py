@@ -144,9 +144,10 @@ def test_bad_csv_rows(tmp_path) -> None:
 
 def test_every_bad_row_is_counted(tmp_path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"input": "a"}\n' * 25)
-    with pytest.raises(DataError, match=r"25 bad rows: .*:10: .*; and 15 more; mend them or allow them"):
+    path.write_text('{"input": "a", "target": "b"}\n' + '{"input": "a"}\n' * 25)
+    with pytest.raises(DataError, match=r"25 bad rows: .*:4: .*; and 22 more; mend them or allow them") as raised:
         load_examples(str(path), Renderer(byte_tokenizer()))
+    assert len(raised.value.problems) == 25
     path.write_text("\n")
     with pytest.raises(DataError, match="no usable row"):
         load_examples(str(path), Renderer(byte_tokenizer()))
@@ -160,6 +161,19 @@ def test_no_line_of_any_bytes_is_lost(tmp_path_factory, lines) -> None:
     path.write_bytes(b"\n".join(lines))
     found = [row.line for row in read_rows(str(path))]
     assert found == [number for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def test_a_file_without_a_usable_row_is_one_short_error(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"input": 3, "target": "b"}\n' * 42_061)
+    with pytest.raises(DataError) as raised:
+        load_examples(str(path), Renderer(byte_tokenizer()))
+    problem = "field 'input' must be text, not int (3)"
+    assert str(raised.value) == (
+        f"{path}: none of the first 1,024 rows can be used (reading stopped there): {path}:1: {problem}; "
+        f"{path}:2: {problem}; {path}:3: {problem}; and 1,021 more. "
+        "Mend them or allow them with --max-bad-rows (now 0)"
+    )
 
 
 def test_a_long_line_does_not_hide_the_next(tmp_path, monkeypatch) -> None:

@@ -13,9 +13,9 @@ import typer
 
 from foreword._version import __version__
 from foreword.cli import common, compress, demo, doctor, evaluate, export, generate, methods, show, slots, train
-from foreword.errors import ConfigError, ForewordError, InterruptedRunError
+from foreword.errors import ConfigError, DataError, ForewordError, InterruptedRunError
 
-SHOWN = 10  # bad rows that a DataError's own text names
+LISTED = 20  # bad rows that are named one by one; of more, the error's text names the first
 # Click's own base of usage errors; Typer carries its own copy of Click
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -81,7 +81,8 @@ def execute(arguments: list[str]) -> int:
     except ForewordError as error:
         if debug:
             raise
-        for problem in getattr(error, "problems", ())[SHOWN:]:  # the rest; the text shows the first ones
+        problems = error.problems if isinstance(error, DataError) and len(error.problems) <= LISTED else ()
+        for problem in problems[DataError.shown :]:
             common.say(f"bad row: {problem}")
         if not isinstance(error, InterruptedRunError) or os.environ.get("RANK", "0") == "0":
             common.say(f"error: {' '.join(str(error).split())}")

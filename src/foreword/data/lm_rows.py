@@ -114,7 +114,8 @@ class LmRows:
             status.note(f"{self._source}: {line}")
         self._ready = {id(fields): (fields, self._read(fields)) for fields in rows}
         known = [read for _, read in self._ready.values() if not isinstance(read, str)]
-        self.renderer.ahead([(self._prompt(form), form.target) for form, _ in known if isinstance(form, Pair)])
+        pairs = [form for form, talk in known if talk is None and isinstance(form, Pair)]
+        self.renderer.ahead([(self._prompt(form), form.target) for form in pairs])
         self.chat.ahead([talk.text for _, talk in known if talk is not None])
 
     def item(self, fields: Mapping[str, Any], where: str) -> Example | str:
@@ -125,7 +126,7 @@ class LmRows:
             return read
         form, talk = read
         if talk is not None:
-            return self._conversation(talk, form.messages[-1]["content"].strip(), where)
+            return self._conversation(talk, form, where)
         return self._pair(form, where) if isinstance(form, Pair) else self._plain(form, where)
 
     def _read(self, fields: Mapping[str, Any]) -> tuple[Any, Talk | None] | str:
@@ -134,11 +135,12 @@ class LmRows:
             self._shape = self._shape or self._recognised([fields])
             form = self._shape.read(fields)
             self._require_fields(form)
-            if not isinstance(form, Conversation):
-                return form, None
-            if self.renderer.apart:
-                raise Misfit("has messages, which an encoder–decoder doesn't read; give rows of input and target")
-            return form, self.chat.talk(form.messages, form.tools, self.settings.turns, form.first)
+            if isinstance(form, Conversation):
+                return form, self.chat.talk(form.messages, form.tools, self.settings.turns, form.first)
+            if isinstance(form, Pair) and self.renderer.chat and not self.renderer.apart:
+                asked = {"role": "user", "content": self._values(form)[self.renderer.fields[0]]}
+                return form, self.chat.talk([asked, {"role": "assistant", "content": form.target}])
+            return form, None
         except (Misfit, Unrendered, DataError) as problem:
             return str(problem)
 
@@ -163,6 +165,8 @@ class LmRows:
         if isinstance(form, Conversation):
             if not self.renderer.chat:
                 raise Misfit("has messages, which need the base's chat template" + _without_chat(self.renderer))
+            if self.renderer.apart:
+                raise Misfit("has messages, which an encoder–decoder doesn't read; give rows of input and target")
             return
         if not isinstance(form, Pair):
             return
@@ -195,12 +199,15 @@ class LmRows:
         ids = self.renderer.text_ids(form.text)
         return Example(ids[:1], ids[1:], "", form.text, (form.text,), where)
 
-    def _conversation(self, talk: Talk, said: str, where: str) -> Example | str:
+    def _conversation(self, talk: Talk, form: Conversation | Pair, where: str) -> Example | str:
         self._missed += talk.missed
-        return _cut(self.chat.tokens(talk), talk, said, where)
+        if isinstance(form, Pair):
+            return _cut(self.chat.tokens(talk), talk, form.target, form.references, where)
+        said = form.messages[-1]["content"].strip()
+        return _cut(self.chat.tokens(talk), talk, said, (said,), where)
 
 
-def _cut(tokens: Tokens, talk: Talk, said: str, where: str) -> Example | str:
+def _cut(tokens: Tokens, talk: Talk, said: str, references: tuple[str, ...], where: str) -> Example | str:
     """Make an example that ends with the last token that is learned; what follows teaches nothing."""
     learned = tokens.learned
     if True not in learned[1:]:
@@ -210,7 +217,7 @@ def _cut(tokens: Tokens, talk: Talk, said: str, where: str) -> Example | str:
     counted = learned[begin:end]
     prompt = talk.text[: talk.spans[-1][0]]
     return Example(
-        tokens.ids[:begin], tokens.ids[begin:end], prompt, said, (said,), where,
+        tokens.ids[:begin], tokens.ids[begin:end], prompt, said, references, where,
         None if all(counted) else counted, max(0, tokens.answer - begin),
     )  # fmt: skip
 

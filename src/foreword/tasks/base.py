@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foreword.base import Base
 from foreword.base.inputs import ready
 from foreword.data import BadRow, Item, Reading, load_items
+from foreword.data.shapes import SHAPES, of_task
 from foreword.prefix import Prefix
 from foreword.tasks.predictions import Predictions
 
@@ -126,7 +127,14 @@ class Task(ABC, Generic[ItemT]):
 
     def load(self, source: str, reading: Reading) -> tuple[list[ItemT], list[BadRow]]:
         """Return the items of usable rows in file order, and the bad rows. Raises `DataError` as `load_items` does."""
-        return load_items(source, self.item, reading, self.ahead)
+        return load_items(source, self.item, reading, self.ahead, self.hint)
+
+    def hint(self, fields: Mapping[str, Any]) -> str:
+        """Return what would help where no row can be used; `fields` are those of the first."""
+        other = of_task(fields) or next(("lm" for shape in SHAPES.values() if shape.matches(fields)), None)
+        if other not in (None, self.name):
+            return f"They look like rows of another task: --task {other}"
+        return "Name the fields with --input-field and --target-field" if fields else ""
 
     def pads(self, items: Sequence[ItemT], inserted: bool) -> bool:
         """Return True if batches of `items` have padding, so that rows of similar length should share a batch.
