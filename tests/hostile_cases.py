@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -375,7 +376,22 @@ DATA_CASES: dict[str, Case] = {
     "Parquet in a folder": rows_from("rows", in_a_folder_of_files(parquet(repeated))),
     "Parquet that is none": rows_from("rows.parquet", content(b"PAR1" + bytes(99) + b"PAR1")),
     "Parquet with a lying footer": rows_from("rows.parquet", content(b"PAR1" + struct.pack("<I", 2**31) + b"PAR1")),
-    "folder with a script": rows_from("rows", in_folder(rows__py=b"1/0", train__jsonl=GOOD)),
+    "folder with nothing but a script": rows_from("rows", in_folder(rows__py=b"1/0")),
+    "gzip that stands for gigabytes": rows_from("rows.jsonl.gz", content(gzip.compress(bytes(3 * 10**8), 6))),
+    "gzip that is cut off": rows_from("rows.jsonl.gz", content(gzip.compress(GOOD * 9)[:-9])),
+    "xz that is none": rows_from("rows.csv.xz", content(b"a,b\n")),
+    "bz2 that is none": rows_from("rows.json.bz2", content(b"BZh9" + bytes(99))),
+    "JSON that is no list": rows_from("rows.json", content(b'"text"')),
+    "JSON that ends within an object": rows_from("rows.json", content(b'[{"input": "a", ')),
+    "JSON of brackets": rows_from("rows.json", content(b"[" * 10**6)),
+    "JSON of one object of 30 MB": rows_from("rows.json", content(b'[{"a": "' + b"x" * 3 * 10**7)),
+    "JSON without commas": rows_from("rows.json", content(b"[" + GOOD * 2 + b"]")),
+    "JSON of numbers": rows_from("rows.json", content(b"[1, 2]")),
+    "JSON with something behind it": rows_from("rows.json", content(b"[" + GOOD.strip() + b"] x")),
+    "Arrow that is none": rows_from("rows.arrow", content(b"ARROW1" + bytes(99))),
+    "Arrow stream that is none": rows_from("rows.arrow", content(bytes(99))),
+    "glob without a match": rows_from("*.jsonl", lambda path: None),
+    "glob of two stars in a name": rows_from("a**b/*", lambda path: None),
     "folder with an archive": rows_from("rows", in_folder(train__zip=b"PK", train__jsonl=GOOD)),
     "folder with deep JSON": rows_from("rows", in_folder(train__json=DEEP)),
     "folder with nothing": rows_from("rows", in_folder()),

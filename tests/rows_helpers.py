@@ -7,8 +7,7 @@ from typing import Any
 
 from foreword.base import Base
 from foreword.base.rendering import Renderer
-from foreword.data import BadRow, Example, Reading, load_items
-from foreword.data.examples import load_example
+from foreword.data import BadRow, Example, LmRows, Reading, RowSettings, load_items
 from foreword.prefix import Prefix
 from foreword.tasks import LanguageModelling, Task, TaskSettings, summed_loss
 
@@ -17,9 +16,8 @@ def load_examples(
     source: str, renderer: Renderer, target_field: str = "target", **reading: Any
 ) -> tuple[list[Example], list[BadRow]]:
     """The examples of a file, rendered by `renderer`; reading: see `Reading`."""
-    return load_items(
-        source, lambda fields, where: load_example(fields, where, renderer, target_field), Reading(**reading)
-    )
+    rows = LmRows(renderer, RowSettings(target_field=target_field))
+    return load_items(source, rows.item, Reading(**reading), rows.ahead)
 
 
 def item_of(task: Task[Any], fields: dict[str, Any]) -> Any:

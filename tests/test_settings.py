@@ -56,14 +56,15 @@ def test_what_may_change_when_a_run_goes_on() -> None:
 
 
 def test_what_is_of_the_data() -> None:
-    shared = {"data", "template", "input_field", "target_field", "max_bad_rows", "max_tokens", "batch_size"}
+    rows = {"data", "template", "input_field", "target_field", "shape", "turns"}
+    shared = rows | {"max_bad_rows", "max_tokens", "batch_size"}
     assert about_data(EvalConfig) == shared
     assert about_data(TrainConfig) == shared | {"validation", "validation_rows", "seed"}
     assert about_data(CompressConfig) == shared | {"validation", "validation_rows", "seed"}
 
 
 def test_what_each_task_of_a_mixture_may_have() -> None:
-    own = {"task", "task_options", "data", "template", "input_field", "target_field"}
+    own = {"task", "task_options", "data", "template", "input_field", "target_field", "shape", "turns"}
     assert of_each_task(TrainConfig) == own | {"validation"}
     assert of_each_task(DataConfig) == own
 

@@ -13,6 +13,7 @@ from foreword.settings import check, setting
 DEFAULT_MODEL = "smollm2-135m"
 TEXT_METRICS = ("bleu", "chrf", "rouge_l", "exact_match")
 Dtype = Literal["float32", "bfloat16", "float16"]
+Shape = Literal["auto", "messages", "conversations", "prompt/completion", "instruction/output", "input/target", "text"]
 # The largest values of settings. Nothing as large is useful; a slip of the keyboard gets an error, not a full memory.
 MOST_TOKENS = 65_536  # virtual tokens
 MOST_ROWS = 65_536  # in a batch
@@ -28,7 +29,8 @@ class DataConfig:
 
     data: str = setting(
         "", group=DATA, of_data=True, per_task=True,
-        help="Rows: JSONL, CSV, TSV, Parquet, a Datasets folder, or a Datasets id (org/name:split).",
+        help="Rows: JSONL, JSON, CSV, TSV, Parquet or Arrow, a folder or glob of them, a Datasets id (org/name:split), "
+        "or - for stdin.",
     )  # fmt: skip
     model: str = setting(
         DEFAULT_MODEL, group=BASE, help="Base model: hub id, folder, .gguf file, or the bundled smollm2-135m."
@@ -53,6 +55,13 @@ class DataConfig:
         group=DATA, of_data=True, per_task=True,
         help="The target's field. Without it: the task's own (target, label, …).",
     )  # fmt: skip
+    shape: Shape = setting(
+        "auto", group=DATA, of_data=True, per_task=True,
+        help="How lm reads rows; auto: as the first rows look. docs/data.md shows each shape.",
+    )  # fmt: skip
+    turns: Literal["all", "last"] = setting(
+        "all", group=DATA, of_data=True, per_task=True, help="Which of the assistant's turns are learned."
+    )
     max_bad_rows: int = setting(
         0, group=DATA, of_data=True, least=0, most=MOST_COUNT, free_on_resume=True,
         help="Bad rows allowed; each is reported and left out. More than that stop the run before it starts.",
@@ -108,9 +117,7 @@ class TrainConfig(DataConfig):
     frozen_tokens: int = setting(
         0, group=METHOD, least=0, most=MOST_TOKENS, help="So many first virtual tokens stay as they start."
     )
-    dropout: float = setting(
-        0.0, group=METHOD, least=0, below=1, help="Share of virtual tokens left out of each training step."
-    )
+    dropout: float = setting(0.0, group=METHOD, least=0, below=1, help="Share of virtual tokens left out of each step.")
     head_lr: float = setting(1e-3, group=STEPS, above=0, help="A head's peak learning rate.")
     init_head: str | None = setting(group=START, help="The folder of a trained head to go on from.")
     mixture: Mapping[str, Any] = setting(
@@ -169,17 +176,16 @@ class TrainConfig(DataConfig):
     )  # fmt: skip
     lora_lr: float = setting(2e-4, group=STEPS, above=0, help="The LoRA's peak learning rate.")
     patience: int | None = setting(
-        group=SAVING, least=1, most=MOST_COUNT,
-        help="Validations without improvement before the run stops. Without it: never.",
-    )  # fmt: skip
+        group=SAVING, least=1, most=MOST_COUNT, help="Validations without a better one before the run stops, if any."
+    )
     validate_every: int | None = setting(
         group=SAVING, least=1, most=MOST_COUNT, worked_out=True,
         help="Steps between validations. Without it: a tenth of the run, or more if validation_share asks for it.",
     )  # fmt: skip
     validation_share: float | None = setting(
         group=SAVING, worked_out=True, above=0, share=True,
-        help="The most that validations may cost, as a share of training. It makes them seldom, and in a short run "
-        "measures fewer than the 96 rows. Without it: 10%, or any if validate_every is given.",
+        help="What validations may cost, as a share of training, by their number and in a short run by fewer rows. "
+        "Without it: 10%, or any if validate_every is given.",
     )  # fmt: skip
     samples: int = setting(
         0, group=SAVING, least=0, most=MOST_COUNT, free_on_resume=True,
@@ -187,8 +193,7 @@ class TrainConfig(DataConfig):
     )  # fmt: skip
     checkpoint_every: int | None = setting(
         group=SAVING, least=1, most=MOST_COUNT, free_on_resume=True,
-        help="Steps between checkpoints. Without it: a tenth of the run, or more if saving takes over a tenth of the "
-        "time.",
+        help="Steps between checkpoints. Without it: a tenth of the run, more if that takes over a tenth of the time.",
     )  # fmt: skip
     keep_checkpoints: int = setting(
         2, group=SAVING, least=1, most=MOST_COUNT, free_on_resume=True, help="Newest checkpoints kept."

@@ -47,7 +47,10 @@ class ConfigError(ForewordError):
 
 
 class DataError(ForewordError):
-    """A data file or row is wrong. The text names file, line and field; `problems` lists every bad row."""
+    """A data file or row is wrong. The text names file, line and field; `problems` lists every bad row, the text
+    the first `shown`."""
+
+    shown = 3
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message)

@@ -20,16 +20,9 @@ from foreword.cli.live import Live
 from foreword.cli.main import execute
 from foreword.cli.plot import HEIGHT, MOST, Curves
 from foreword.training.events import Stepped, Validated
+from status_helpers import Clock
 
 WITHIN = 2.0  # seconds, which the issue sets
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Terminal(io.StringIO):

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
 import csv
+import gzip
+import io
 import json
+import lzma
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +20,7 @@ from hypothesis import strategies as st
 
 from foreword.base.rendering import Renderer
 from foreword.data import BadRow, Row, read_rows
-from foreword.data import readers as module
+from foreword.data import json_rows as module
 from foreword.data.examples import is_text
 from foreword.errors import DataError
 from rows_helpers import load_examples
@@ -34,6 +42,8 @@ def write(tmp_path, kind: str):
             writer = csv.DictWriter(handle, ["input", "target"], delimiter="\t" if kind == "tsv" else ",")
             writer.writeheader()
             writer.writerows(ROWS)
+    elif kind == "json":
+        path.write_text(json.dumps(ROWS, indent=1), encoding="utf-8")
     else:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -47,7 +57,7 @@ def fields_of(row: Row | BadRow) -> dict[str, Any]:
     return row.fields
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "ndjson", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("kind", ["jsonl", "ndjson", "json", "csv", "tsv", "parquet"])
 def test_formats_agree(tmp_path, kind) -> None:
     rows = list(read_rows(str(write(tmp_path, kind))))
     assert [fields_of(row) for row in rows] == ROWS
@@ -134,9 +144,10 @@ def test_bad_csv_rows(tmp_path) -> None:
 
 def test_every_bad_row_is_counted(tmp_path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"input": "a"}\n' * 25)
-    with pytest.raises(DataError, match=r"25 bad rows: .*:10: .*; and 15 more; mend them or allow them"):
+    path.write_text('{"input": "a", "target": "b"}\n' + '{"input": "a"}\n' * 25)
+    with pytest.raises(DataError, match=r"25 bad rows: .*:4: .*; and 22 more; mend them or allow them") as raised:
         load_examples(str(path), Renderer(byte_tokenizer()))
+    assert len(raised.value.problems) == 25
     path.write_text("\n")
     with pytest.raises(DataError, match="no usable row"):
         load_examples(str(path), Renderer(byte_tokenizer()))
@@ -150,6 +161,19 @@ def test_no_line_of_any_bytes_is_lost(tmp_path_factory, lines) -> None:
     path.write_bytes(b"\n".join(lines))
     found = [row.line for row in read_rows(str(path))]
     assert found == [number for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def test_a_file_without_a_usable_row_is_one_short_error(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"input": 3, "target": "b"}\n' * 42_061)
+    with pytest.raises(DataError) as raised:
+        load_examples(str(path), Renderer(byte_tokenizer()))
+    problem = "field 'input' must be text, not int (3)"
+    assert str(raised.value) == (
+        f"{path}: none of the first 1,024 rows can be used (reading stopped there): {path}:1: {problem}; "
+        f"{path}:2: {problem}; {path}:3: {problem}; and 1,021 more. "
+        "Mend them or allow them with --max-bad-rows (now 0)"
+    )
 
 
 def test_a_long_line_does_not_hide_the_next(tmp_path, monkeypatch) -> None:
@@ -212,3 +236,105 @@ def test_deep_rows_are_no_reason_to_stop(tmp_path) -> None:
 
 def test_whole_pairs_are_text() -> None:
     assert is_text({"a": ["😀", "\ue000", 1, None, 0.5]})
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("packed", PACKED)
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "json"])
+def test_compressed_files_are_read_as_the_plain_one(tmp_path, kind, packed) -> None:
+    plain = write(tmp_path, kind)
+    path = plain.rename(tmp_path / "plain")
+    whole = tmp_path / f"rows.{kind}.{packed}"
+    whole.write_bytes(PACKED[packed](path.read_bytes()))
+    rows = list(read_rows(str(whole)))
+    assert [fields_of(row) for row in rows] == ROWS
+    assert all(row.file == str(whole) for row in rows)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_arrow_files_and_streams(tmp_path, stream) -> None:
+    import pyarrow as pa
+
+    table = pa.Table.from_pylist(ROWS)
+    path = tmp_path / "rows.arrow"
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(str(path), table.schema) as writer:
+        writer.write_table(table)
+    assert [fields_of(row) for row in read_rows(str(path))] == ROWS
+
+
+def test_globs_and_folders_of_files(tmp_path) -> None:
+    for name, row in zip(("a.jsonl", "b.jsonl"), ROWS, strict=False):
+        (tmp_path / name).write_text(json.dumps(row) + "\n")
+    (tmp_path / "README.md").write_text("about the rows")
+    assert [fields_of(row) for row in read_rows(str(tmp_path / "*.jsonl"))] == ROWS[:2]
+    assert [fields_of(row) for row in read_rows(str(tmp_path))] == ROWS[:2]
+    with pytest.raises(DataError, match=r"\*\.csv: no file matches"):
+        read_rows(str(tmp_path / "*.csv"))
+    with pytest.raises(DataError, match=r"no file of split 'validation' in it; its files are a\.jsonl, b\.jsonl"):
+        read_rows(str(tmp_path), "validation")
+
+
+def test_a_folder_whose_files_are_called_by_splits(tmp_path) -> None:
+    for name, row in zip(("train-0.csv", "valid.csv", "test.csv"), ROWS, strict=True):
+        (tmp_path / name).write_text(f"input,target\nrow,{row['target']}\n")
+    for split, row in zip(("train", "validation", "test"), ROWS, strict=True):
+        assert [fields_of(found)["target"] for found in read_rows(str(tmp_path), split)] == [row["target"]]
+
+
+def test_an_empty_folder_and_one_with_an_archive(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"no data file in it; use \.jsonl"):
+        read_rows(str(tmp_path))
+    (tmp_path / "rows.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"rows\.zip: an archive among the data files; unpack it"):
+        read_rows(str(tmp_path))
+
+
+def test_stdin_is_read_as_often_as_asked(tmp_path) -> None:
+    code = (
+        "from foreword.data import read_rows\n"
+        "for _ in range(2): print([(row.fields['input'], row.where) for row in read_rows('-')])"
+    )
+    for text in ('{"input": "a"}\n{"input": "b"}\n', '[{"input": "a"},\n{"input": "b"}]'):
+        done = subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, text=True, check=True)
+        assert done.stdout == "[('a', 'stdin:1'), ('b', 'stdin:2')]\n" * 2
+
+
+def test_lines_of_json_in_a_json_file_and_a_byte_order_mark(tmp_path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"input": "a"}\n\n{"input": "b"}\n')
+    assert [(fields_of(row)["input"], row.line) for row in read_rows(str(path))] == [("a", 1), ("b", 3)]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.dictionaries(st.text(), VALUES, max_size=4), max_size=8), st.integers(0, 3), st.integers(1, 40))
+def test_a_json_list_reads_as_json_does(values: list[Any], indent: int, chunk: int) -> None:
+    """Whatever the rows, the white space, and where the pieces end that are read."""
+    text = json.dumps(values, indent=indent or None, ensure_ascii=indent == 1).encode("utf-8", "surrogatepass")
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CHUNK", chunk)
+        rows = list(module.json_rows("rows.json", io.BytesIO(text)))
+    assert [fields_of(row) for row in rows] == values
+    lines = text.decode().split("\n")
+    assert all(lines[row.line - 1].lstrip(" [,").startswith("{") for row in rows)
+
+
+@settings(deadline=None)
+@given(st.text('[]{},:"ab1 \n\\', max_size=40) | st.text(max_size=40))
+def test_any_text_is_rows_bad_rows_or_a_data_error(text: str) -> None:
+    data = text.encode("utf-8", "surrogatepass")
+    for read in (module.json_rows, module.jsonl_rows):
+        with contextlib.suppress(DataError):
+            assert all(isinstance(row, Row | BadRow) for row in read("rows", io.BytesIO(data)))

@@ -13,17 +13,18 @@ import pytest
 
 import foreword
 from foreword import status
-from foreword.cli.flags import values
+from foreword.cli import flags
 from foreword.config import TrainConfig
 from foreword.errors import ConfigError
 from foreword.settings import build, to_dict
+from foreword.tasks import summed_loss
 from foreword.training import keeping, validation
-from foreword.training.checkpoint import list_checkpoints
+from foreword.training.checkpoint import list_checkpoints, save_checkpoint
 from foreword.training.forecast import MENDED_AFTER, Forecast
 from foreword.training.plan import LEAST_RATIO, SHARE, measured_rows, planned
 from foreword.training.resuming import with_saved_settings
 from foreword.training.schedule import learning_rate, warmup_steps
-from test_status import Clock, Heard
+from status_helpers import Clock, Heard
 from tiny import tiny_base
 from training_helpers import equal, final_state, history_of, settings, tensors, untimed, write_rows
 
@@ -65,8 +66,8 @@ def test_other_warm_ups_are_refused(given) -> None:
 
 
 def test_the_flag_takes_both() -> None:
-    assert build(TrainConfig, values(TrainConfig, {"warmup": "10%"})).warmup == 0.1
-    assert build(TrainConfig, values(TrainConfig, {"warmup": "12"})).warmup == 12
+    assert build(TrainConfig, flags.values(TrainConfig, {"warmup": "10%"})).warmup == 0.1
+    assert build(TrainConfig, flags.values(TrainConfig, {"warmup": "12"})).warmup == 12
 
 
 def test_a_run_of_eight_steps_gets_to_its_peak(tmp_path) -> None:
@@ -102,11 +103,11 @@ def test_validation_never_costs_more_than_a_tenth_of_training_by_default() -> No
 
 
 def test_what_a_run_really_validates_is_a_tenth(tmp_path, monkeypatch) -> None:
-    rows, seen, real = write_rows(tmp_path), [0], validation.summed_loss
+    rows, seen = write_rows(tmp_path), [0]
 
     def counting(task, items, *arguments):
         seen[0] += sum(item.num_tokens for item in items)
-        return real(task, items, *arguments)
+        return summed_loss(task, items, *arguments)
 
     monkeypatch.setattr(validation, "summed_loss", counting)
     result = foreword.train(tiny_base(), open_settings(rows, steps=40, batch_size=12))
@@ -160,12 +161,11 @@ def test_a_run_of_an_older_version_goes_on_as_it_was(tmp_path) -> None:
 
 
 def test_checkpoints_take_at_most_a_tenth_of_the_time_by_default(tmp_path, monkeypatch) -> None:
-    rows, real = write_rows(tmp_path), keeping.save_checkpoint
-    base = tiny_base()
+    rows, base = write_rows(tmp_path), tiny_base()
 
     def slow(*arguments):
         time.sleep(0.3)
-        return real(*arguments)
+        return save_checkpoint(*arguments)
 
     monkeypatch.setattr(keeping, "save_checkpoint", slow)
     kept = {}
@@ -185,7 +185,8 @@ def rows_file(folder: Path, count: int) -> str:
 
 
 def of_rows(folder: Path, count: int, **changes: Any) -> TrainConfig:
-    values = {"data": rows_file(folder, count), "template": "{input}=", "length": 3, "lr": 0.01, "trackers": (),
+    values: dict[str, Any] = {
+        "data": rows_file(folder, count), "template": "{input}=", "length": 3, "lr": 0.01, "trackers": (),
               "output": str(folder / f"run{count}")}  # fmt: skip
     return TrainConfig(**(values | changes))
 

@@ -51,7 +51,7 @@ class Renderer:
         if template is not None and not isinstance(template, str):
             raise ConfigError("template", f"must be text, not {shown(template)}")
         self.tokenizer = tokenizer
-        self._apart = apart
+        self.apart = apart
         self.chat = template == CHAT or (template is None and tokenizer.chat_template is not None)
         self.template = CHAT if self.chat else template or f"{{{input_field}}}"
         names = [input_field] if self.chat else _fields(self.template)
@@ -93,7 +93,7 @@ class Renderer:
             return self._with_places(prompt)
         ids = self._known.get(prompt) or self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
         if (
-            not (self.chat or self._apart)
+            not (self.chat or self.apart)
             and ids
             and ids[-1] == self.tokenizer.eos_token_id
             and not prompt.endswith(self.tokenizer.eos_token or "\0")
@@ -101,13 +101,19 @@ class Renderer:
             ids = ids[:-1]  # some tokenizers add an end token to every text
         return list(ids)
 
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text on its own, with the tokenizer's special tokens and the end token."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        return tuple(ids if end is None or (ids and ids[-1] == end) else [*ids, end])
+
     def ahead(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Encode (prompt, target) pairs in one call, which is many times faster than one by one.
 
         `prompt_ids` and `target_ids` then use the result. The result of an earlier call is dropped.
         """
         prompts = [prompt for prompt, _ in pairs]
-        wholes = [] if self._apart else [prompt + _gap(prompt) + target for prompt, target in pairs]
+        wholes = [] if self.apart else [prompt + _gap(prompt) + target for prompt, target in pairs]
         texts = [] if self.places else [text for text in (*prompts, *wholes) if text]
         ids = self.tokenizer(texts, add_special_tokens=not self.chat)["input_ids"] if texts else []
         self._known = dict(zip(texts, ids, strict=True))
@@ -129,7 +135,7 @@ class Renderer:
 
     def target_ids(self, prompt: str, target: str) -> list[int]:
         """Return the token ids of `target` after `prompt`, with the end token."""
-        if self._apart:
+        if self.apart:
             ids: list[int] = self.tokenizer(target, add_special_tokens=False)["input_ids"]
             return ids + self.end_ids
         gap = _gap(prompt)

@@ -17,10 +17,10 @@ from foreword import status
 from foreword._version import __version__
 from foreword.cli import common, compress, demo, doctor, evaluate, export, generate, live, methods, show, slots, train
 from foreword.cli.stopping import Stop, stopped_by_signals
-from foreword.errors import ConfigError, ForewordError, InterruptedRunError
+from foreword.errors import ConfigError, DataError, ForewordError, InterruptedRunError
 
 IMPORTING = 1.0  # seconds until the first line: while Python imports, the line can be late
-SHOWN = 10  # bad rows that a DataError's own text names
+LISTED = 20  # bad rows that are named one by one; of more, the error's text names the first
 # Click's own base of usage errors; Typer carries its own copy of Click
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -87,7 +87,8 @@ def execute(arguments: list[str]) -> int:
     except ForewordError as error:
         if debug:
             raise
-        for problem in getattr(error, "problems", ())[SHOWN:]:  # the rest; the text shows the first ones
+        problems = error.problems if isinstance(error, DataError) and len(error.problems) <= LISTED else ()
+        for problem in problems[DataError.shown :]:
             common.say(f"bad row: {problem}")
         if isinstance(error, InterruptedRunError):
             if _speaks():

@@ -17,7 +17,7 @@ from foreword.errors import ConfigError
 from foreword.prefix import Prefix
 from foreword.prefix.records import is_local_data, recorded_config, recorded_template, run_settings
 from foreword.settings import about_data, build, to_dict
-from foreword.tasks import LanguageModelling, TaskSettings
+from foreword.tasks import LanguageModelling, settings_of
 from foreword.training.rows import digest
 
 
@@ -70,7 +70,8 @@ def load_rows(base: Base, prefix: Prefix, config: CompressConfig, *, needs_train
     if config.recover and not config.data:
         raise ConfigError("data", "recovery trains on training rows; name them")
     template = config.template or recorded_template(prefix.record)
-    task = LanguageModelling(base, TaskSettings(template, config.input_field, config.target_field))
+    given = vars(config) | {"template": template, "task_options": {}}
+    task = LanguageModelling(base, settings_of(given))
     most = config.max_tokens or room(base, max(prefix.length, prefix.position_offset))
     reading = Reading(max_tokens=most, max_bad_rows=config.max_bad_rows)
     training: list[Example] = []

@@ -18,7 +18,7 @@ from foreword.attention.backends import math_part
 from foreword.attention.call import AttentionCall
 from foreword.attention.merge import with_sinks
 from foreword.base import Base
-from foreword.data.examples import Example
+from foreword.data.lm_rows import Example
 from foreword.errors import UnsupportedModelError
 from foreword.prefix import KV, Prefix
 from foreword.tasks.lm import collate, target_logits

@@ -17,7 +17,7 @@ from torch import Tensor
 from foreword import status
 from foreword.base import Base
 from foreword.compression.forms import Student
-from foreword.data.examples import Example
+from foreword.data.lm_rows import Example
 from foreword.data.order import batches
 from foreword.errors import NonFiniteError
 from foreword.methods.base import ParameterGroup

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from foreword.data.examples import Example, Item, Reading, load_items
+from foreword.data.examples import Item, Reading, load_items
+from foreword.data.lm_rows import Example, LmRows, RowSettings
 from foreword.data.readers import read_rows
 from foreword.data.rows import BadRow, Row
 
-__all__ = ["BadRow", "Example", "Item", "Reading", "Row", "load_items", "read_rows"]
+__all__ = ["BadRow", "Example", "Item", "LmRows", "Reading", "Row", "RowSettings", "load_items", "read_rows"]

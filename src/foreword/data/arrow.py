@@ -1,4 +1,4 @@
-"""Rows of Parquet files and Datasets folders, in batches of bounded size.
+"""Rows of Parquet and Arrow files and of Datasets folders, in batches of bounded size.
 
 A Parquet file of a kilobyte can stand for gigabytes: a value that repeats is stored once. So columns of text stay
 dictionaries until each row's size is known; rows are made one by one where they are large.
@@ -6,7 +6,6 @@ dictionaries until each row's size is known; rows are made one by one where they
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -21,7 +20,6 @@ ENTRY = 64  # bytes of a value as a Python object
 MOST_LISTED = 8_000_000  # values of a nested column in one row group, which Arrow holds at once
 MOST_GROWTH = 200  # times its size that a file may stand for; real ones for 2 to 30 times
 FREE = 64 * 2**20  # bytes that any file may stand for
-_SUFFIXES = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md", ".yaml", ".yml", ""}
 
 
 def parquet_rows(path: Path) -> Iterator[Row | BadRow]:
@@ -116,18 +114,41 @@ def _size(array: Any) -> int:
     return size + int(array.nbytes)
 
 
-def folder_rows(path: Path, split: str) -> Iterator[Row | BadRow]:
-    """Return the rows of a folder: one that Datasets saved, or one of data files. Raises `DataError`."""
+def arrow_rows(path: Path) -> Iterator[Row | BadRow]:
+    """Yield the rows of an Arrow file or stream (also called Feather). Raises `DataError`."""
+    number = 1
+    try:
+        with path.open("rb") as handle:
+            for batch in _arrow_batches(handle):
+                _check_names(path, batch.schema.names, unique=True)
+                for start in range(0, batch.num_rows, BATCH):
+                    part = batch.slice(start, BATCH)
+                    yield from _rows(part, str(path), number)
+                    number += part.num_rows
+    except unreadable() as error:
+        raise DataError(f"{path}: not readable as Arrow: {reason(error)}") from error
+
+
+def _arrow_batches(handle: Any) -> Iterator[Any]:
+    import pyarrow.ipc
+
+    if handle.read(6) == b"ARROW1":
+        handle.seek(0)
+        file = pyarrow.ipc.open_file(handle)
+        yield from (file.get_batch(index) for index in range(file.num_record_batches))
+    else:
+        handle.seek(0)
+        yield from pyarrow.ipc.open_stream(handle)
+
+
+def saved_rows(path: Path, split: str) -> Iterator[Row | BadRow]:
+    """Return the rows of a folder that Datasets saved. Raises `DataError`."""
     import datasets
 
     try:
-        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-            _check_saved(path)
-            loaded = datasets.load_from_disk(str(path))
-            loaded = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        else:
-            _check_files(path)
-            loaded = datasets.load_dataset(str(path), split=split, trust_remote_code=False)
+        _check_saved(path)
+        loaded = datasets.load_from_disk(str(path))
+        loaded = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
     except unreadable() as error:
         raise DataError(f"{path}: not readable as a Datasets folder (split {split!r}): {reason(error)}") from error
     return dataset_rows(loaded, str(path))
@@ -159,20 +180,6 @@ def _check_saved(path: Path) -> None:
     for file in (entry for folder in folders for entry in _listed(folder)):
         if not (file.is_file() or file.is_dir()):
             raise DataError(f"{file} is not a regular file")
-
-
-def _check_files(path: Path) -> None:
-    """Raise `DataError` if a folder of data files has archives or programs in it, or Parquet files that swell."""
-    for folder, _, names in os.walk(path):
-        for name in names:
-            file = Path(folder) / name
-            if not file.is_file():
-                raise DataError(f"{file} is not a regular file")
-            if file.suffix.lower() not in _SUFFIXES and not name.startswith("."):
-                raise DataError(f"{file}: a folder of data files may hold {', '.join(sorted(_SUFFIXES - {''}))} only")
-            if file.suffix.lower() == ".parquet":
-                for _ in _parquet_batches(file):
-                    pass
 
 
 def _listed(path: Path) -> list[Path]:

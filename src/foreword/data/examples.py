@@ -8,12 +8,11 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from foreword.base.frozen import FrozenModel
-from foreword.base.rendering import Renderer
 from foreword.data.readers import read_rows
 from foreword.data.rows import BadRow, Row
 from foreword.errors import ConfigError, DataError
 
-SHOWN = 10  # bad rows that an error message shows
+SHOWN = DataError.shown
 LISTED = 10_000  # bad rows after which reading stops, if fewer are allowed
 AHEAD = 1024  # rows that are read together, so that they can be tokenised together
 T = TypeVar("T")
@@ -38,26 +37,6 @@ class Item(Protocol):
     @property
     def content(self) -> Any:
         """The fields that the result of a run depends on, without the place of the row."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A row of language modelling: prompt and target token ids (with the end token), their texts, file and line."""
-
-    prompt_ids: tuple[int, ...]
-    target_ids: tuple[int, ...]
-    prompt: str
-    target: str
-    references: tuple[str, ...]
-    where: str
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.prompt_ids) + len(self.target_ids)
-
-    @property
-    def content(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return self.prompt_ids, self.target_ids
 
 
 @dataclass(frozen=True)
@@ -94,24 +73,29 @@ def load_items(
     make: Callable[[Mapping[str, Any], str], ItemT | str],
     reading: Reading,
     ahead: Callable[[Sequence[Mapping[str, Any]]], None] = lambda rows: None,
+    hint: Callable[[Mapping[str, Any]], str] = lambda fields: "",
 ) -> tuple[list[ItemT], list[BadRow]]:
     """Return all usable rows of `source` as items, in file order, and the bad rows.
 
     make(fields, where): returns the item of a row, or a text that says what is wrong with the row. ahead: called with
     the fields of the rows that come next. A row is also bad if its line can't be read, or if it has more than
     `max_tokens` tokens.
+    hint: called with the fields of the first row if none of the first rows is usable; returns what would help.
     Raises `DataError` if there are more than `max_bad_rows` bad rows, or if no row is usable. It lists file and line of
-    each bad row (the first ten in the text); after 10,000 of them it reads no further.
+    each bad row (the first three in the text); after 1,024 without a usable one, or 10,000, it reads no further.
     """
+    first: list[Mapping[str, Any]] = []
 
     def items() -> Iterator[ItemT | BadRow]:
         rows = read_rows(source, reading.split)
         while chunk := list(islice(rows, AHEAD if reading.limit is None else min(reading.limit, AHEAD))):
-            ahead([row.fields for row in chunk if isinstance(row, Row) and not broken_field(row.fields)])
+            fields = [row.fields for row in chunk if isinstance(row, Row) and not broken_field(row.fields)]
+            first.extend(fields[: 1 - len(first)])
+            ahead(fields)
             for row in chunk:
                 yield _item(row, make, reading)
 
-    return collect(source, items(), reading.max_bad_rows, reading.limit)
+    return collect(source, items(), reading.max_bad_rows, reading.limit, lambda: hint(first[0]) if first else "")
 
 
 def broken_field(fields: Mapping[str, Any]) -> str | None:
@@ -150,7 +134,11 @@ def _item(row: Row | BadRow, make: Callable[[Mapping[str, Any], str], ItemT | st
 
 
 def collect(
-    source: str, rows: Iterable[T | BadRow], max_bad_rows: int, limit: int | None = None
+    source: str,
+    rows: Iterable[T | BadRow],
+    max_bad_rows: int,
+    limit: int | None = None,
+    hint: Callable[[], str] = str,
 ) -> tuple[list[T], list[BadRow]]:
     """Return (usable rows, bad rows) of `rows`. limit: see `Reading`. Raises `DataError` as `load_items` does."""
     usable: list[T] = []
@@ -158,73 +146,36 @@ def collect(
     for row in rows:
         if isinstance(row, BadRow):
             bad.append(row)
-            if len(bad) >= LISTED and len(bad) > max_bad_rows:
+            if len(bad) >= (LISTED if usable else AHEAD) and len(bad) > max_bad_rows:
                 break
         else:
             usable.append(row)
             if limit is not None and len(usable) == limit:
                 break
     if len(bad) > max_bad_rows:
-        stopped = " (reading stopped there)" if len(bad) >= LISTED else ""
-        text = describe(source, bad) + f"{stopped}; mend them or allow them with max_bad_rows (now {max_bad_rows})"
-        raise DataError(text, [str(row) for row in bad])
+        raise DataError(_too_many(source, bad, bool(usable), max_bad_rows, hint()), [str(row) for row in bad])
     if not usable:
         raise DataError(f"{source}: no usable row in it")
     return usable, bad
 
 
+def _too_many(source: str, bad: Sequence[BadRow], some: bool, allowed: int, hint: str) -> str:
+    stopped = " (reading stopped there)" if len(bad) >= (LISTED if some else AHEAD) else ""
+    remedy = f"mend them or allow them with --max-bad-rows (now {allowed})"
+    if some or len(bad) == 1:
+        return f"{describe(source, bad)}{stopped}; {remedy}{f'. {hint}' if hint and not some else ''}"
+    none = f"{source}: none of the first {len(bad):,} rows can be used{stopped}"
+    return f"{none}: {_examples(bad)}. {hint or remedy.capitalize()}"
+
+
+def _examples(bad: Sequence[BadRow]) -> str:
+    more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
+    return "; ".join(map(str, bad[:SHOWN])) + more
+
+
 def describe(source: str, bad: Sequence[BadRow]) -> str:
-    """Return one line that counts the bad rows of `source` and shows the first ten."""
-    more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    return f"{source}: {len(bad)} bad row{'s' * (len(bad) != 1)}: " + "; ".join(map(str, bad[:SHOWN])) + more
-
-
-def load_example(fields: Mapping[str, Any], where: str, renderer: Renderer, target_field: str) -> Example | str:
-    """Return the example of a row's fields, or a text that says what is wrong with the row."""
-    problem = _first_problem(fields, renderer.fields, target_field)
-    if problem is not None:
-        return problem
-    references = tuple(fields.get("references") or (fields[target_field],))
-    target = _target(fields, target_field)
-    prompt = renderer.prompt(fields)
-    ids = tuple(renderer.prompt_ids(prompt)), tuple(renderer.target_ids(prompt, target))
-    example = Example(*ids, prompt, target, references, where)
-    return example if example.prompt_ids else "the prompt has no tokens"
-
-
-def rendered_pairs(
-    rows: Iterable[Mapping[str, Any]], renderer: Renderer, target_field: str
-) -> Iterator[tuple[str, str]]:
-    """Yield the (prompt, target) texts of the usable rows."""
-    for fields in rows:
-        if _first_problem(fields, renderer.fields, target_field) is None:
-            yield renderer.prompt(fields), _target(fields, target_field)
-
-
-def _target(fields: Mapping[str, Any], target_field: str) -> str:
-    target: str = fields[target_field] if target_field in fields else fields["references"][0]
-    return target
-
-
-def _first_problem(fields: Mapping[str, Any], inputs: Sequence[str], target_field: str) -> str | None:
-    """Return the first thing that is wrong with input fields, target or references, or None."""
-    for name in inputs:
-        if problem := text_problem(fields, name):
-            return problem
-    references = fields.get("references")
-    needs_target = target_field in fields or references is None
-    if needs_target and (problem := text_problem(fields, target_field)):
-        return problem
-    if references is None:
-        return None
-    if not isinstance(references, list) or not references:
-        return f"field 'references' must be a list of at least one text, not {references!r:.60}"
-    for reference in references:
-        if not isinstance(reference, str) or not reference.strip():
-            return f"field 'references' holds {reference!r:.60}, not a text"
-        if not _encodable(reference):
-            return "field 'references' holds half a surrogate pair, which is not text"
-    return None
+    """Return one line that counts the bad rows of `source` and shows the first ones."""
+    return f"{source}: {len(bad):,} bad row{'s' * (len(bad) != 1)}: {_examples(bad)}"
 
 
 def text_problem(fields: Mapping[str, Any], name: str) -> str | None:

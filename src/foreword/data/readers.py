@@ -1,206 +1,155 @@
-"""Read rows from JSONL, CSV, TSV, Parquet, a Datasets folder or a Datasets id.
+"""Read rows: files of many kinds, compressed or not, folders, globs, Datasets ids, and stdin.
 
 Readers yield `Row`s and `BadRow`s in file order. They report every line that they can't use.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import atexit
+import os
+import shutil
 import stat
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-from foreword.data.arrow import dataset_rows, folder_rows, parquet_rows, reason, unreadable
-from foreword.data.rows import MAX_COLUMNS, MAX_LINE, BadRow, Row, twice
+from foreword.data.arrow import arrow_rows, dataset_rows, parquet_rows, reason, saved_rows, unreadable
+from foreword.data.csv_rows import csv_rows
+from foreword.data.json_rows import json_rows, jsonl_rows
+from foreword.data.opened import ARCHIVES, COMPRESSED, data_suffix, opened
+from foreword.data.rows import BadRow, Row
 from foreword.errors import DataError
 from foreword.plain import shown, text_problem
 
+STDIN = "-"
 LONGEST_NAME = 4_000  # characters of a source
-MOST_SKIPPED = 200_000_000  # bytes of a line
-MOST_NESTED, MOST_ENTRIES = 100_000, 1_000_000  # of a row
+Rows = Iterator[Row | BadRow]
+_STREAMS: dict[str, Callable[[str, BinaryIO], Rows]] = {
+    ".jsonl": jsonl_rows, ".ndjson": jsonl_rows, ".json": json_rows,
+    ".csv": csv_rows, ".tsv": partial(csv_rows, delimiter="\t"),
+}  # fmt: skip
+_TABLES: dict[str, Callable[[Path], Rows]] = {".parquet": parquet_rows, ".arrow": arrow_rows, ".feather": arrow_rows}
+SUFFIXES = (*_STREAMS, *_TABLES)
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "eval"),
+}
 
 
-def read_rows(source: str, split: str = "train") -> Iterator[Row | BadRow]:
-    """Read the rows of `source`: a file by its suffix, a folder, or a Datasets id (`org/name` or `org/name:split`).
+def read_rows(source: str, split: str = "train") -> Rows:
+    """Read the rows of `source`.
 
-    split: used for Datasets sources that don't name one. Raises `DataError` if there is nothing to read.
+    source: a file (JSONL, JSON with a list of objects, CSV, TSV, Parquet, Arrow; the first four also as .gz, .bz2 or
+    .xz), a folder of such files or one that Datasets saved, a glob such as `data/*.jsonl`, a Datasets id (`org/name` or
+    `org/name:split`), or `-` for stdin (JSONL or JSON).
+    split: for a Datasets id that names none, and for a folder whose files are called by splits (`train.jsonl`,
+    `valid.jsonl`). Raises `DataError` if there is nothing to read.
     """
     if (problem := text_problem(source)) or len(source) > LONGEST_NAME:
         raise DataError(f"{shown(source)}: no name of a file or folder; it {problem or 'is too long'}")
-    path = Path(source)
+    if source == STDIN:
+        return _stream_rows(_stdin(), "stdin", json_rows)
+    path = Path(source).expanduser()
     try:
         mode = path.stat().st_mode
     except OSError:
         mode = None
     if mode is not None and stat.S_ISDIR(mode):
-        return folder_rows(path, split)
-    if mode is not None and not stat.S_ISREG(mode):
-        raise DataError(f"{path} is not a regular file")
+        return _folder_rows(path, split)
     if mode is not None:
-        readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".tsv": _tsv, ".parquet": parquet_rows}
-        reader = readers.get(path.suffix.lower())
-        if reader is None:
-            raise DataError(f"{path}: unknown kind of file; use one of {', '.join(readers)}")
-        return reader(path)
+        return _file_rows(path)
+    if any(mark in source for mark in "*?["):
+        return _glob_rows(source)
     if path.suffix or source.startswith((".", "/", "~")):
         raise DataError(f"{source}: no such file or folder")
     return _datasets_id(source, split)
 
 
-def _jsonl(path: Path) -> Iterator[Row | BadRow]:
-    with path.open("rb") as handle:
-        for line, raw in _lines(handle):
-            if isinstance(raw, str):
-                yield BadRow(str(path), line, raw)
-            elif raw.strip():
-                yield _json_row(path, line, raw)
+def _file_rows(path: Path) -> Rows:
+    if not path.is_file():
+        raise DataError(f"{path} is not a regular file")
+    if (stream := _STREAMS.get(data_suffix(path))) is not None:
+        return _stream_rows(path, str(path), stream)
+    if (table := _TABLES.get(path.suffix.lower())) is not None:
+        return table(path)
+    text = f"{', '.join(_STREAMS)} (also as {', '.join(COMPRESSED)}), {', '.join(_TABLES)}"
+    raise DataError(f"{path}: unknown kind of file; use one of {text}")
 
 
-def _json_row(path: Path, line: int, raw: bytes) -> Row | BadRow:
-    if raw.count(b"[") + raw.count(b"{") > MOST_NESTED or raw.count(b",") > MOST_ENTRIES:
-        return BadRow(str(path), line, f"has more than {MOST_NESTED:,} lists or {MOST_ENTRIES:,} entries")
-    try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
-    except UnicodeDecodeError as error:
-        return BadRow(str(path), line, f"not valid UTF-8 (byte {error.start} of the line)")
-    except (ValueError, RecursionError) as error:  # ValueError: also for a number of thousands of digits
-        return BadRow(str(path), line, f"not valid JSON: {error}")
-    if not isinstance(value, dict):
-        return BadRow(str(path), line, f"must be a JSON object, not {type(value).__name__}")
-    return Row(value, str(path), line)
+def _stream_rows(path: Path, name: str, read: Callable[[str, BinaryIO], Rows]) -> Rows:
+    with opened(path) as handle:
+        yield from read(name, handle)
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError(f"the field {twice([name for name, _ in pairs])!r:.60} stands there twice")
-    return fields
-
-
-def _lines(handle: io.BufferedReader) -> Iterator[tuple[int, bytes | str]]:
-    """Yield (line number, bytes), or (line number, problem) for a line over `MAX_LINE`, which is skipped."""
-    line = 0
-    while raw := handle.readline(MAX_LINE + 1):
-        line += 1
-        if len(raw) <= MAX_LINE or raw.endswith(b"\n"):
-            yield line, raw
-            continue
-        skipped = len(raw)
-        while (rest := handle.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-            skipped += len(rest)
-            if skipped > MOST_SKIPPED:
-                raise DataError(
-                    f"{handle.name}:{line}: line is longer than {MOST_SKIPPED // 1_000_000} MB; no JSONL file"
-                )
-        yield line, f"line is longer than {MAX_LINE // 1_000_000} MB"
-
-
-def _csv(path: Path, delimiter: str = ",") -> Iterator[Row | BadRow]:
-    previous = csv.field_size_limit(MAX_LINE)
-    try:
-        yield from _csv_rows(path, delimiter)
-    finally:
-        csv.field_size_limit(previous)
-
-
-def _tsv(path: Path) -> Iterator[Row | BadRow]:
-    return _csv(path, "\t")
-
-
-class _CsvLines:
-    """The lines of a CSV file for `csv.reader`. Raises `csv.Error` for a row of too many bytes or cells."""
-
-    def __init__(self, handle: io.TextIOWrapper, delimiter: str) -> None:
-        self._handle, self._delimiter = handle, delimiter
-        self._size = self._cells = 0
-
-    def begin(self) -> None:
-        """A row begins."""
-        self._size = self._cells = 0
-
-    def __iter__(self) -> _CsvLines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._handle.readline(MAX_LINE + 1)
-        if not line:
-            raise StopIteration
-        self._size += len(line)
-        self._cells += line.count(self._delimiter)
-        if self._size > MAX_LINE:
-            skipped = 0
-            while not line.endswith(("\n", "\r")) and (line := self._handle.readline(MAX_LINE)):
-                skipped += len(line)
-                if skipped > MOST_SKIPPED:
-                    raise DataError(f"{self._handle.name}: a line is longer than {MOST_SKIPPED // 1_000_000} MB")
-            raise csv.Error(f"row is longer than {MAX_LINE // 1_000_000} MB")
-        if self._cells > MOST_ENTRIES:
-            raise csv.Error(f"row has more than {MOST_ENTRIES:,} cells")
-        return line
-
-
-def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | BadRow]:
-    # surrogateescape keeps undecodable bytes, so that the error names the row and not the file
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
-        lines = _CsvLines(handle, delimiter)
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        header = _csv_header(path, reader)
-        while True:
-            start = reader.line_num + 1
-            lines.begin()
+def _stdin() -> Path:
+    """Return a file with all of stdin; it is read once, since rows are read several times."""
+    global _SPOOLED
+    if _SPOOLED is None:
+        with tempfile.NamedTemporaryFile(prefix="foreword-stdin-", suffix=".jsonl", delete=False) as file:
+            atexit.register(Path(file.name).unlink, missing_ok=True)
             try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield BadRow(str(path), start, f"not valid CSV: {error}")
-                for line in range(start + 1, reader.line_num + 1):  # an open quote takes in all following lines
-                    yield BadRow(str(path), line, f"swallowed by the row that begins in line {start}")
-                continue
-            if cells:
-                yield _csv_row(path, start, header, cells)
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            except OSError as error:
+                raise DataError(f"stdin can't be read: {error.strerror}") from error
+        _SPOOLED = Path(file.name)
+    return _SPOOLED
 
 
-def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
-    """Return the names of the fields. Raises `DataError` unless each has a name of its own."""
+_SPOOLED: Path | None = None
+
+
+def _glob_rows(pattern: str) -> Rows:
+    at = Path(pattern).expanduser()
+    folder = Path(at.anchor) if at.is_absolute() else Path()
     try:
-        header = next(reader, None)
-    except csv.Error as error:
-        raise DataError(f"{path}:1: not valid CSV: {error}") from error
-    if not header:
-        raise DataError(f"{path}: empty file; the first line must name the fields")
-    if len(header) > MAX_COLUMNS:
-        raise DataError(f"{path}:1: names {len(header):,} fields; at most {MAX_COLUMNS:,} are read")
-    if any(_undecoded(name) for name in header):
-        raise DataError(f"{path}:1: not valid UTF-8")
-    for number, name in enumerate(header, start=1):
-        if not name.strip():
-            raise DataError(f"{path}:1: column {number} has no name; name or remove it")
-    if (doubled := twice(header)) is not None:
-        raise DataError(f"{path}:1: the field {doubled!r:.60} is named twice; rename or remove one")
-    return header
+        found = sorted(folder.glob(str(at.relative_to(at.anchor) if at.is_absolute() else at)))
+    except (ValueError, NotImplementedError) as error:
+        raise DataError(f"{pattern}: not readable as a glob: {error}") from error
+    if not found:
+        raise DataError(f"{pattern}: no file matches")
+    return chain.from_iterable([_file_rows(path) for path in found])
 
 
-def _csv_row(path: Path, line: int, header: list[str], cells: list[str]) -> Row | BadRow:
-    if len(cells) != len(header):
-        return BadRow(str(path), line, f"has {len(cells)} cells, the header has {len(header)}")
-    if any(_undecoded(cell) for cell in cells):
-        return BadRow(str(path), line, "not valid UTF-8")
-    return Row(dict(zip(header, cells, strict=True)), str(path), line)
+def _folder_rows(path: Path, split: str) -> Rows:
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        return saved_rows(path, split)
+    files = sorted(_data_files(path))
+    if not files:
+        raise DataError(f"{path}: no data file in it; use {', '.join(SUFFIXES)}")
+    of_split = {name: [file for file in files if _is_of(file, words)] for name, words in _SPLITS.items()}
+    chosen = of_split.get(split, []) if any(of_split.values()) else files if split == "train" else []
+    if not chosen:
+        raise DataError(f"{path}: no file of split {split!r} in it; its files are {_listed(files)}")
+    return chain.from_iterable([_file_rows(file) for file in chosen])
 
 
-def _undecoded(text: str) -> bool:
-    return not text.isascii() and any("\udc80" <= char <= "\udcff" for char in text)
+def _data_files(folder: Path) -> Iterator[Path]:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            file = Path(place) / name
+            if not file.is_file():
+                raise DataError(f"{file} is not a regular file")
+            if file.suffix.lower() in ARCHIVES or data_suffix(file) == ".tar":
+                raise DataError(f"{file}: an archive among the data files; unpack it, or move it away")
+            if data_suffix(file) in SUFFIXES and not name.startswith((".", "dataset_info")):
+                yield file
 
 
-def _datasets_id(source: str, split: str) -> Iterator[Row | BadRow]:
+def _is_of(file: Path, words: tuple[str, ...]) -> bool:
+    parts = file.name.lower().replace("-", ".").replace("_", ".").split(".")
+    return any(word in (*parts, file.parent.name.lower()) for word in words)
+
+
+def _listed(files: list[Path]) -> str:
+    return ", ".join(file.name for file in files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+
+
+def _datasets_id(source: str, split: str) -> Rows:
     import datasets
 
     name, _, named_split = source.partition(":")

@@ -27,8 +27,8 @@ _LEFT_OUT = ("output", "resume", "trackers")
 # Settings that are kept as they are. Of others only numbers, truth values and None are, also of settings that are not
 # known here, so that a new setting with a path in it is left out.
 _KEPT = {
-    "task", "task_options", "template", "input_field", "target_field", "method", "objective", "slots", "lengths",
-    "init", "dtype", "quantise", "device", "scheduler", "mixed_precision", "train", "prefix_dtype",
+    "task", "task_options", "template", "input_field", "target_field", "shape", "turns", "method", "objective", "slots",
+    "lengths", "init", "dtype", "quantise", "device", "scheduler", "mixed_precision", "train", "prefix_dtype",
 }  # fmt: skip
 
 

@@ -46,6 +46,8 @@ def settings_of(values: Mapping[str, Any]) -> TaskSettings:
         values.get("target_field"),
         dict(values.get("task_options") or {}),
         bool(values.get("packing", True)),
+        values.get("shape") or "auto",
+        values.get("turns") or "all",
     )
 
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foreword.base import Base
 from foreword.base.inputs import ready
 from foreword.data import BadRow, Item, Reading, load_items
+from foreword.data.shapes import SHAPES, of_task
 from foreword.prefix import Prefix
 from foreword.tasks.predictions import Predictions
 
@@ -27,7 +28,7 @@ class TaskSettings:
     """Settings of a task.
 
     template, input_field, target_field: of its rows; None: the task's own. options: settings of this kind of task.
-    packing: True if the task may pack rows.
+    packing: True if the task may pack rows. shape, turns: see `TrainConfig`.
     """
 
     template: str | None = None
@@ -35,6 +36,8 @@ class TaskSettings:
     target_field: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     packing: bool = True
+    shape: str = "auto"
+    turns: Literal["all", "last"] = "all"
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,14 @@ class Task(ABC, Generic[ItemT]):
 
     def load(self, source: str, reading: Reading) -> tuple[list[ItemT], list[BadRow]]:
         """Return the items of usable rows in file order, and the bad rows. Raises `DataError` as `load_items` does."""
-        return load_items(source, self.item, reading, self.ahead)
+        return load_items(source, self.item, reading, self.ahead, self.hint)
+
+    def hint(self, fields: Mapping[str, Any]) -> str:
+        """Return what would help where no row can be used; `fields` are those of the first."""
+        other = of_task(fields) or next(("lm" for shape in SHAPES.values() if shape.matches(fields)), None)
+        if other not in (None, self.name):
+            return f"They look like rows of another task: --task {other}"
+        return "Name the fields with --input-field and --target-field" if fields else ""
 
     def pads(self, items: Sequence[ItemT], inserted: bool) -> bool:
         """Return True if batches of `items` have padding, so that rows of similar length should share a batch.

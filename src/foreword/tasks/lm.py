@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, compress, repeat
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,7 +26,7 @@ from foreword.base.generation import generate_texts_of
 from foreword.base.inputs import padded, ready
 from foreword.base.rendering import Renderer
 from foreword.config import TEXT_METRICS
-from foreword.data.examples import Example, load_example, rendered_pairs
+from foreword.data import BadRow, Example, LmRows, Reading, RowSettings
 from foreword.errors import ConfigError, UnsupportedModelError
 from foreword.placing import placed
 from foreword.prefix import Prefix
@@ -72,28 +72,35 @@ class LanguageModelling(Task[Example]):
         apart = bool(base.model.config.is_encoder_decoder)  # an encoder's text keeps its tokenizer's end token
         field = settings.input_field or self.input_field
         self.renderer = Renderer(base.tokenizer, settings.template, field, apart=apart)
-        self._target_field = settings.target_field or self.target_field
+        names = settings.input_field, settings.target_field
+        self.rows = LmRows(self.renderer, RowSettings(settings.shape, settings.turns, *names))
 
     @property
     def template(self) -> str | None:
-        return self.renderer.template
+        return "{input}" if self.rows.plain else self.renderer.template
 
     @property
     def places(self) -> int:
         return self.renderer.places
 
     def ahead(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.renderer.ahead(list(rendered_pairs(rows, self.renderer, self._target_field)))
+        self.rows.ahead(rows)
 
     def item(self, fields: Mapping[str, Any], where: str) -> Example | str:
-        return load_example(fields, where, self.renderer, self._target_field)
+        return self.rows.item(fields, where)
+
+    def load(self, source: str, reading: Reading) -> tuple[list[Example], list[BadRow]]:
+        self.rows.start(source)
+        loaded = super().load(source, reading)
+        self.rows.finish()
+        return loaded
 
     def pads(self, items: Sequence[Example], inserted: bool) -> bool:
         longest = max((item.num_tokens for item in items), default=0)
         return inserted or not self.settings.packing or longest - 1 > self.base.model_slots.packing_limit
 
     def units(self, item: Example) -> int:
-        return len(item.target_ids)
+        return item.num_learned
 
     def predict(self, prefix: Prefix | None, items: Sequence[Example]) -> tuple[Predictions, ...]:
         rows, prompts = ready(self.base, [prefix] * len(items), [item.prompt_ids for item in items])
@@ -127,7 +134,7 @@ class LanguageModelling(Task[Example]):
     def answers(self, prefix: Prefix | None, items: Sequence[Example], measuring: Measuring) -> list[str]:
         """Return the model's greedy answer to each prompt, in row order."""
         stops = self.renderer.stop_ids(self.base.model.generation_config)
-        prompts = [(list(item.prompt_ids), stops) for item in items]
+        prompts = [(list(item.asked_ids), stops) for item in items]
         options = {"max_new_tokens": measuring.max_new_tokens}
         prefixes = [prefix] * len(items)
         texts = generate_texts_of(self.base, prompts, prefixes, options, measuring.batch_size, measuring.advance)
@@ -185,9 +192,10 @@ def _batch(examples: Sequence[Example], inputs: dict[str, Tensor], first: list[i
     positions: list[int] = []
     rows: list[int] = []
     for row, (example, begin) in enumerate(zip(examples, first, strict=True)):
-        targets += example.target_ids
-        positions += range(begin, begin + len(example.target_ids))
-        rows += [row] * len(example.target_ids)
+        places: Iterable[int] = range(begin, begin + len(example.target_ids))
+        targets += compress(example.target_ids, example.learned or repeat(True))
+        positions += compress(places, example.learned or repeat(True))
+        rows += [row] * example.num_learned
     return Batch(inputs, placed(targets, device), placed(positions, device), placed(rows, device))
 
 

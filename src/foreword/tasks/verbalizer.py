@@ -24,7 +24,7 @@ from torch import Tensor
 
 from foreword.base import Base
 from foreword.base.inputs import padded
-from foreword.data.examples import Example
+from foreword.data.lm_rows import Example
 from foreword.errors import ConfigError
 from foreword.placing import placed
 from foreword.prefix import Prefix

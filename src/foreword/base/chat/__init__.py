@@ -21,6 +21,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from foreword.base.chat.environment import Environment
+from foreword.base.chat.marks import marking
 from foreword.base.chat.meter import METER, Meter, OutOfBounds
 from foreword.errors import ConfigError
 from foreword.plain import text_problem
@@ -33,37 +34,75 @@ _FAILURES = (
     SyntaxError, AssertionError, MemoryError,
 )  # fmt: skip
 _ENVIRONMENT = Environment()
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+Spans = tuple[tuple[int, int], ...]
 
 
-def render_chat(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+def render_chat(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    tools: Sequence[Any] | None = None,
+) -> str:
     """Return the messages in the tokenizer's chat template, as `tokenizer.apply_chat_template` does.
 
     Raises `ConfigError` for a template that can't be read, fails, or takes too much time or memory.
     """
+    return render_marked(tokenizer, messages, add_generation_prompt, tools)[0]
+
+
+def render_marked(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    tools: Sequence[Any] | None = None,
+) -> tuple[str, Spans]:
+    """Return what `render_chat` does, and the (start, end) characters that the template marks as the assistant's.
+
+    A template marks them with `{% generation %}`; most have no such marks. Raises `ConfigError` as `render_chat` does.
+    """
     try:
-        template = tokenizer.get_chat_template()
+        template = tokenizer.get_chat_template(tools=list(tools) if tools else None)
         if not isinstance(template, str):
             raise OutOfBounds(f"is a {type(template).__name__}, not text")
         names = {**tokenizer.special_tokens_map, "add_generation_prompt": add_generation_prompt}
-        made = render(template, [dict(message) for message in messages], names)
+        made, spans = render(template, [dict(message) for message in messages], names, tools)
     except _FAILURES as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         advice = "give a template of your own"
         raise ConfigError("template", f"the tokenizer's chat template can't be used: {reason}; {advice}") from error
     if problem := text_problem(made, null=True):
         raise ConfigError("template", f"the tokenizer's chat template makes a text that {problem}")
-    return made
+    return made, spans
 
 
-def render(template: str, messages: list[dict[str, str]], names: Mapping[str, Any]) -> str:
-    """Return the text of a template. Raises what Jinja and the template raise, and `OutOfBounds`."""
-    size = sum(len(value) for message in messages for value in message.values())
-    token = METER.set(Meter(FUEL + FUEL_PER_CHARACTER * size))
+def render(
+    template: str, messages: list[dict[str, Any]], names: Mapping[str, Any], tools: Sequence[Any] | None = None
+) -> tuple[str, Spans]:
+    """Return the text of a template and its marked spans. Raises what Jinja, the template and the meter raise."""
+    tools = list(tools) if tools else None
+    token = METER.set(Meter(FUEL + FUEL_PER_CHARACTER * (_size(messages) + _size(tools))))
     try:
-        return "".join(_compiled(template).generate(messages=messages, tools=None, documents=None, **names))
+        with marking() as marked:
+            for piece in _compiled(template).generate(messages=messages, tools=tools, documents=None, **names):
+                marked.add(piece)
+        return "".join(marked.pieces), tuple(marked.spans)
     finally:
         METER.reset(token)
+
+
+def _size(value: Any) -> int:
+    """Return the characters of the texts within `value`."""
+    left, size = [value], 0
+    while left:
+        entry = left.pop()
+        if isinstance(entry, str):
+            size += len(entry)
+        elif isinstance(entry, Mapping):
+            left += [*entry.keys(), *entry.values()]
+        elif isinstance(entry, list | tuple):
+            left += entry
+    return size
 
 
 @lru_cache(maxsize=16)

@@ -15,11 +15,12 @@ from jinja2.utils import Namespace
 
 from foreword.base.chat import meter, operations, tree
 from foreword.base.chat.filters import FILTERS, TESTS
+from foreword.base.chat.marks import mark
 from foreword.base.chat.meter import STEP, OutOfBounds, pay
 
 
 class _Generation(Extension):
-    """`{% generation %}`, with which Transformers marks the assistant's text; here only its content counts."""
+    """`{% generation %}`, with which templates mark the assistant's text."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own
 
@@ -29,7 +30,9 @@ class _Generation(Extension):
         return nodes.CallBlock(self.call_method("content"), [], [], body).set_lineno(line)
 
     def content(self, caller: Callable[[], str]) -> str:
-        return caller()
+        made = caller()
+        mark(made)
+        return made
 
 
 class _Formatter:
