@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def write(path: Path, rows: list[Any]) -> str:
     return str(path)
 
 
-def load(source: str, rows: LmRows, **reading: Any) -> tuple[list[Example], list[str], list[str]]:
+def load(source: str, rows: LmRows, **reading: Any) -> tuple[Sequence[Example], list[str], list[str]]:
     """Examples, problems, and what was said."""
     heard = Heard()
     rows.start("rows.jsonl")

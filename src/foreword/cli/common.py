@@ -142,7 +142,7 @@ def load_base(
 ) -> Base:
     """`foreword.load` without other libraries' progress bars; what takes long is said on stderr."""
     begin(f"loading {model}")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "off")  # rows are tokenised with threads: `data.tokenizing`
     from transformers.utils import logging as transformers_logging
 
     from foreword.base import load

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
+from foreword import status
 from foreword.base import Base
 from foreword.config import DataConfig, TrainConfig
 from foreword.data import BadRow, Item, Reading
@@ -132,8 +134,9 @@ class _Fields:
         self._source = source
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        rows = (row.fields for row in read_rows(self._source) if isinstance(row, Row))
-        return (fields for fields in rows if broken_field(fields) is None)
+        rows = status.counted(read_rows(self._source), f"reading {Path(self._source).name}")
+        read = (row.fields for row in rows if isinstance(row, Row))
+        return (fields for fields in read if broken_field(fields) is None)
 
 
 def order_of(task: Task[Any], items: Sequence[Item], config: TrainConfig, start: int) -> Iterator[list[int]]:
@@ -146,6 +149,6 @@ def order_of(task: Task[Any], items: Sequence[Item], config: TrainConfig, start:
 def digest(items: Sequence[Item]) -> str:
     """SHA-256 of what a run depends on."""
     hashed = hashlib.sha256()
-    for item in items:
+    for item in status.counted(items, "hashing rows", len(items)):
         hashed.update(repr(item.content).encode())
     return "sha256:" + hashed.hexdigest()
