@@ -352,3 +352,16 @@ def test_columns_are_plain_numbers_of_fixed_sizes(tmp_path) -> None:
     ids = np.fromfile(tmp_path / "rows" / "target_ids.i", "<i4")
     assert ids.tolist() == [token for item in EXAMPLES for token in item.target_ids]
     assert json.loads((tmp_path / "rows" / HEAD).read_text())["version"] == compact.VERSION
+
+
+def test_rows_of_a_mixture_stay_where_they_are() -> None:
+    from foreword.tasks.mixture import MixtureItem, MixtureRows
+
+    rows = MixtureRows({"a": EXAMPLES[:3], "none": [], "b": EXAMPLES[3:5]})
+    expected = [MixtureItem("a" if number < 3 else "b", EXAMPLES[number]) for number in range(5)]
+    assert list(rows) == expected
+    assert (rows[-1], list(rows[1:4]), len(rows)) == (expected[-1], expected[1:4], 5)
+    assert token_counts(rows).tolist() == [item.num_tokens for item in expected]
+    assert rows.of("b") == EXAMPLES[3:5]
+    with pytest.raises(IndexError):
+        rows[5]

@@ -21,7 +21,7 @@ from foreword.errors import ConfigError
 from foreword.methods import get_method
 from foreword.settings import build, of_each_task
 from foreword.tasks import Mixture, Task, make_task, settings_of
-from foreword.tasks.mixture import MixtureItem
+from foreword.tasks.mixture import MixtureRows
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,16 @@ def load_rows(task: Task[Any], config: TrainConfig) -> RunRows:
     most = config.max_tokens or room(task.base, config.length)
     if not isinstance(task, Mixture):
         return _load(task, config, config.data, config.validation, most)
-    training: list[Item] = []
-    held: list[Item] = []
+    training: dict[str, Sequence[Item]] = {}
+    held: dict[str, Sequence[Item]] = {}
     bad: list[BadRow] = []
     for name, single in task.tasks.items():
         values = config.mixture[name]
         data = _load(single, config, str(values["data"]), values.get("validation"), most)
-        training.extend(MixtureItem(name, item) for item in data.training)
-        held.extend(MixtureItem(name, item) for item in data.held_out)
+        training[name], held[name] = data.training, data.held_out
         bad.extend(data.bad)
     task.collect_heads()
-    return RunRows(training, held, bad)
+    return RunRows(MixtureRows(training), MixtureRows(held), bad)
 
 
 def _load(task: Task[Any], config: TrainConfig, data: str, validation: str | None, most: int) -> RunRows:
