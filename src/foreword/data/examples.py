@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -94,7 +94,7 @@ def load_items(
     Raises `DataError` if there are more than `max_bad_rows` bad rows, or if no row is usable. It lists file and line of
     each bad row (the first three in the text); after 1,024 without a usable one, or 10,000, it reads no further.
     """
-    place = place_of(source, reading, known)
+    place = place_of(source, asdict(reading), known)
     if place is not None and known is not None and (kept := kept_items(place, known)) is not None:
         ahead(next(_chunks(source, reading))[1])  # by the first rows a task knows their shape
         status.note(f"{source}: {len(kept[0]):,} rows as they were tokenised before")

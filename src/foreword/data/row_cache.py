@@ -11,9 +11,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foreword import status
 from foreword._version import __version__
@@ -22,9 +22,6 @@ from foreword.data.rows import BadRow
 from foreword.errors import StorageError
 from foreword.files import Unreadable, cache_folder, remove_folder
 from foreword.folders import clear_inside
-
-if TYPE_CHECKING:
-    from foreword.data.examples import Reading
 
 LARGE = 2**22  # bytes of a source that is worth it
 MOST = 8 * 2**30  # bytes of all that is kept
@@ -39,8 +36,11 @@ class Known:
     identity: Mapping[str, Any]
 
 
-def place_of(source: str, reading: Reading, known: Known | None) -> Path | None:
-    """Return the folder in which the items of a source are kept, or would be; None if they are not to be kept."""
+def place_of(source: str, reading: Mapping[str, Any], known: Known | None) -> Path | None:
+    """Return the folder in which the items of a source are kept, or would be; None if they are not to be kept.
+
+    reading: how it is read, as JSON values.
+    """
     path = Path(source).expanduser()
     try:
         if known is None or not path.is_file() or path.stat().st_size < LARGE:
@@ -50,7 +50,7 @@ def place_of(source: str, reading: Reading, known: Known | None) -> Path | None:
         return None
     made_from = {
         "version": VERSION, "foreword": __version__, "libraries": _versions(), "source": source, "content": content,
-        "reading": asdict(reading), "kind": known.kind.__name__,
+        "reading": dict(reading), "kind": known.kind.__name__,
         "identity": known.identity,
     }  # fmt: skip
     text = json.dumps(made_from, sort_keys=True, default=repr)
