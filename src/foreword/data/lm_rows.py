@@ -10,8 +10,8 @@ from foreword import status
 from foreword.base.conversation import ChatFormat, Talk, Tokens, Unrendered
 from foreword.base.rendering import Renderer
 from foreword.data.examples import is_text
-from foreword.data.shapes import SHAPES, Conversation, Form, Misfit, Named, Pair, Plain, Shape, recognise, summary
 from foreword.errors import DataError
+from foreword.shapes import SHAPES, Conversation, Form, Misfit, Named, Pair, Plain, Shape, recognise, summary
 
 _LOOKED_AT = 1024  # rows
 _ANSWERS = ("target", "completion", "output", "response", "answer", "summary")

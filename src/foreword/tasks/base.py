@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from foreword.base import Base
 from foreword.base.inputs import ready
 from foreword.data import BadRow, Item, Reading, load_items
-from foreword.data.shapes import SHAPES, of_task
 from foreword.prefix import Prefix
+from foreword.shapes import SHAPES, of_task
 from foreword.tasks.predictions import Predictions
 
 Advance = Callable[[int], None]  # called with the number of rows that have been finished since the last call
