@@ -54,7 +54,7 @@ class Renderer:
         self.apart = apart
         self.chat = template == CHAT or (template is None and tokenizer.chat_template is not None)
         self.template = CHAT if self.chat else template or f"{{{input_field}}}"
-        names = [input_field] if self.chat else _fields(self.template)
+        names = [input_field] if self.chat else fields_of(self.template)
         self.fields = tuple(dict.fromkeys(names))
         self._counts = Counter(names)  # how often each field stands in the template
         self.places = 0 if self.chat else _places(self.template)
@@ -175,7 +175,7 @@ def _places(template: str) -> int:
     return places
 
 
-def _fields(template: str) -> list[str]:
+def fields_of(template: str) -> list[str]:
     """Return the names of the fields, as often as they stand in the template."""
     if len(template) > LONGEST_TEMPLATE:
         raise ConfigError("template", f"has {len(template):,} characters; at most {LONGEST_TEMPLATE:,} are read")

@@ -9,6 +9,7 @@ import typer
 
 from foreword.cli import common
 from foreword.cli.flags import pairs, values, with_flags
+from foreword.cli.prefixes import how_to_use
 from foreword.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def command(
     with TrainingProgress(common.err(), quiet=json) as progress:
         result = train(base, config, progress if events is None else all_of(progress, EventFile(events)))
     if leave_processes():
-        _report(result, json)
+        _report(result, config, json)
 
 
 def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
@@ -67,7 +68,7 @@ def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
     return build(TrainConfig, known | values | flags, run or "flags")
 
 
-def _report(result: TrainResult, as_json: bool) -> None:
+def _report(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
     folder = result.run / "prefix"
     if as_json:
         common.print_json(
@@ -92,6 +93,5 @@ def _report(result: TrainResult, as_json: bool) -> None:
     if (result.run / "lora").is_dir():
         console.print(f"LoRA     {result.run / 'lora'}")
     console.print(f"curves   {result.run / 'loss.png'}")
-    generative = not (result.run / "head").is_dir()
-    use = f"generate --prefix {folder} 'your input'" if generative else f"eval --prefix {folder} --data FILE"
-    console.print(f"use it   foreword {use}", soft_wrap=True)
+    use = how_to_use(str(folder), result.prefix.record, config.validation or config.data)
+    console.print(f"use it   {use}", soft_wrap=True)
