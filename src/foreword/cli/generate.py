@@ -69,18 +69,17 @@ def command(
 
     Example: foreword generate --file rows.jsonl --prefix runs/formal --prefix runs/short --prefix-field style
     """
-    sampling = _sampling(temperature, top_p, num)
+    sampled = sampling(temperature, top_p, num)
     known = Prefixes(prefix or [])
     inputs = asked(prompts, file, known.templates())
     names = known.of_inputs(inputs, prefix_field)
     base = common.load_base(common.model_for(model, known.first), dtype, device, quantise, lora)
     loaded = known.load(base)
-    if seed is not None:
-        _seed(seed)
+    set_seed(seed)
     options = {
         "max_new_tokens": max_new_tokens,
         "template": None if template is None else unescape(template),
-    } | sampling
+    } | sampled
     if len(inputs) == num == 1 and sys.stdout.isatty() and not json:
         _stream(base, inputs[0], loaded[names[0]], options)
         return
@@ -103,7 +102,7 @@ def command(
     _print(rows, texts, json, several=len(known.names) > 1)
 
 
-def _sampling(temperature: float | None, top_p: float | None, num: int) -> dict[str, Any]:
+def sampling(temperature: float | None, top_p: float | None, num: int = 1) -> dict[str, Any]:
     """Options of Transformers' `generate`. Raises `ConfigError` for several equal answers."""
     from foreword.errors import ConfigError
 
@@ -116,10 +115,14 @@ def _sampling(temperature: float | None, top_p: float | None, num: int) -> dict[
     return {"do_sample": True} | sampled if sampled else {}
 
 
-def _seed(seed: int) -> None:
+def set_seed(seed: int | None) -> None:
+    """Seed sampling; None: with something new."""
     import torch
 
-    torch.manual_seed(seed)
+    if seed is None:
+        torch.seed()
+    else:
+        torch.manual_seed(seed)
 
 
 def _stream(base: Base, prompt: Any, prefix: Any, options: dict[str, Any]) -> None:

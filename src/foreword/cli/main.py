@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from foreword._version import __version__
-from foreword.cli import common, compress, demo, doctor, evaluate, export, generate, methods, show, slots, train
+from foreword.cli import chat, common, compress, demo, doctor, evaluate, export, generate, methods, show, slots, train
 from foreword.errors import ConfigError, DataError, ForewordError, InterruptedRunError
 
 LISTED = 20  # bad rows that are named one by one; of more, the error's text names the first
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("train")(train.command)
 app.command("generate")(generate.command)
+app.command("chat")(chat.command)
 app.command("eval")(evaluate.command)
 app.command("compress")(compress.command)
 app.command("export")(export.command)
