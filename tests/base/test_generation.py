@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 import foreword
 from foreword.base.asking import prepare
-from foreword.errors import BatchMismatchError, ConfigError, PrefixFormatError, UnsupportedModelError
+from foreword.base.rendering import template_digest
+from foreword.errors import (
+    BatchMismatchError,
+    ChatTemplateWarning,
+    ConfigError,
+    PrefixFormatError,
+    UnsupportedModelError,
+)
 from tiny import tiny_base, trained_like
 from training_helpers import settings, write_rows
 
@@ -87,6 +94,16 @@ def test_rows_are_rendered_by_the_template_and_the_named_field() -> None:
     named = trained_like(base, 5).with_record("direct", {"config": {"input_field": "question"}})
     expected = base.generate(["Why"], named, max_new_tokens=6)
     assert base.generate([row], named, max_new_tokens=6) == expected
+
+
+def test_another_chat_template_than_that_of_training_is_told() -> None:
+    base = tiny_base(chat=True)
+    known = {"shape": "messages", "turns": "all", "chat_template": template_digest(base.tokenizer)}
+    record = {"template": "chat", "rendering": known}
+    base.generate(["q"], trained_like(base, 5).with_record("direct", record), max_new_tokens=2)
+    other = record | {"rendering": known | {"chat_template": "sha256:other"}}
+    with pytest.warns(ChatTemplateWarning, match="has another chat template than the prefix was trained with"):
+        base.generate(["q"], trained_like(base, 5).with_record("direct", other), max_new_tokens=2)
 
 
 def test_wrong_questions_name_the_prompt() -> None:

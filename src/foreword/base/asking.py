@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foreword.base.conversation import ChatFormat, Unrendered
 from foreword.base.frozen import FrozenModel
-from foreword.base.rendering import Renderer
-from foreword.errors import ConfigError
+from foreword.base.rendering import Renderer, template_digest
+from foreword.errors import ChatTemplateWarning, ConfigError
 from foreword.plain import text_problem
 from foreword.prefix import Prefix
 from foreword.prefix.records import recorded_config, recorded_template
@@ -53,6 +54,8 @@ class Asker:
         apart = bool(base.model.config.is_encoder_decoder)
         self.renderer = Renderer(base.tokenizer, template or trained, apart=apart)
         self._chat = ChatFormat(base.tokenizer)
+        if prefix is not None and self.renderer.chat:
+            _require_template(base, prefix)
 
     def ask(self, prompt: Question, where: str) -> tuple[list[int], list[int]]:
         """Return (token ids, stop tokens). Raises `ConfigError` that names `where`."""
@@ -124,6 +127,19 @@ class Asker:
                 f"has {len(messages)} messages, but is rendered by the template {self.renderer.template!r:.200}"
             )
         return self._of_input(messages[0]["content"])
+
+
+def _require_template(base: FrozenModel, prefix: Prefix) -> None:
+    """Warn if `prefix` was trained with another chat template than the base's."""
+    rendering = prefix.record.get("rendering")
+    trained = rendering.get("chat_template") if isinstance(rendering, Mapping) else None
+    if trained is not None and trained != template_digest(base.tokenizer):
+        warnings.warn(
+            f"{base.name} has another chat template than the prefix was trained with; answers may suffer. "
+            "Load the base with the tokenizer of the training",
+            ChatTemplateWarning,
+            stacklevel=2,
+        )
 
 
 def _text_field(row: Mapping[str, Any], name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import string
 from collections import Counter
@@ -31,6 +32,13 @@ def require_tokenizer(tokenizer: Any, name: str) -> Any:
             "with foreword.load, or attach the prefix and call base.model with token ids",
         )
     return tokenizer
+
+
+def template_digest(tokenizer: Any) -> str | None:
+    """Return the SHA-256 of a tokenizer's chat template; None if it has none."""
+    if tokenizer.chat_template is None:
+        return None
+    return "sha256:" + hashlib.sha256(repr(tokenizer.chat_template).encode()).hexdigest()
 
 
 class Renderer:

@@ -173,6 +173,10 @@ class Task(ABC, Generic[ItemT]):
         """Return the metrics that follow from the mean loss."""
         return {"loss": loss}
 
+    def rendering(self) -> dict[str, Any]:
+        """Return how rows were rendered, as JSON values for a prefix's record."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """Return what is saved with the prefix and is no tensor, as JSON values."""
         fields = {"input_field": self.settings.input_field, "target_field": self.settings.target_field}
