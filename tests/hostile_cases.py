@@ -245,11 +245,10 @@ def rows_from(name: str, write: Callable[[Path], Any], split: str = "train") -> 
         write(source)
 
         def read() -> None:
-            from foreword.data.compact import Gathering
             from foreword.data.examples import collect
             from foreword.data.readers import read_rows
 
-            collect(str(source), read_rows(str(source), split), Gathering(None), max_bad_rows=0)
+            collect(str(source), read_rows(str(source), split), max_bad_rows=0)
 
         return read
 

@@ -25,8 +25,8 @@
         └── RunInUseError           another process is writing in the run's folder
 
 Warnings: `WeightsMismatchWarning` (same shapes, other weights), `SubstituteModelWarning` (a hub
-model was replaced by its bundled quantised copy), `OldFormatWarning` (a saved
-file's digest covers less than all of it).
+model was replaced by its bundled quantised copy), `ChatTemplateWarning` (the base has another chat template than the
+prefix was trained with), `OldFormatWarning` (a saved file's digest covers less than all of it).
 """
 
 from __future__ import annotations
@@ -147,6 +147,10 @@ class WeightsMismatchWarning(UserWarning):
 
 class SubstituteModelWarning(UserWarning):
     """A hub model could not be reached. Its bundled quantised copy is used instead."""
+
+
+class ChatTemplateWarning(UserWarning):
+    """The base's chat template is not the one that the prefix was trained with."""
 
 
 class OldFormatWarning(UserWarning):

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 import foreword
-from foreword.errors import BatchMismatchError, ConfigError, PrefixFormatError, UnsupportedModelError
+from foreword.base.asking import prepare
+from foreword.base.rendering import template_digest
+from foreword.errors import (
+    BatchMismatchError,
+    ChatTemplateWarning,
+    ConfigError,
+    PrefixFormatError,
+    UnsupportedModelError,
+)
 from tiny import tiny_base, trained_like
 from training_helpers import settings, write_rows
 
@@ -31,6 +45,137 @@ def test_each_row_uses_its_prefix_template() -> None:
     assert base.generate(["hello"], prefix, template="{input}", max_new_tokens=6) != expected
 
 
+USER, ASSISTANT = "user", "assistant"
+TALK = [{"role": USER, "content": "hello"}]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        TALK,
+        [*TALK, {"role": ASSISTANT, "content": "the answer of the row"}],
+        {"messages": TALK},
+        {"messages": [*TALK, {"role": ASSISTANT, "content": "the answer of the row"}]},
+        {"conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "x"}]},
+        {"prompt": "hello", "completion": "x"},
+        {"prompt": TALK, "completion": [{"role": ASSISTANT, "content": "x"}]},
+        {"instruction": "hello", "input": "", "output": "x"},
+        {"input": "hello"},
+        {"input": "hello", "target": "x", "id": 3},
+        {"text": "hello"},
+        {"question": "hello", "n": 3},
+    ],
+)
+def test_what_training_reads_can_be_asked(question) -> None:
+    base = tiny_base(chat=True)
+    prefix = trained_like(base, 5)
+    assert base.generate([question], prefix, max_new_tokens=6) == base.generate(["hello"], prefix, max_new_tokens=6)
+
+
+def test_a_conversation_is_rendered_whole() -> None:
+    base = tiny_base(chat=True)
+    turns = [{"role": "system", "content": "s"}, *TALK, {"role": ASSISTANT, "content": "x"}, *TALK]
+    text = base.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    bare = base.generate([text], template="{input}", max_new_tokens=6)
+    assert base.generate([turns], max_new_tokens=6) != base.generate(["hello"], max_new_tokens=6)
+    ids = base.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert prepare(base, [turns], [None], None)[0][0] == ids
+    assert bare
+
+
+def test_rows_are_rendered_by_the_template_and_the_named_field() -> None:
+    base = tiny_base()
+    prefix = trained_like(base, 5).with_record("direct", {"template": "{title}: {question}?"})
+    row = {"title": "T", "question": "Why", "answer": "So"}
+    expected = base.generate(["T: Why?"], prefix, template="{input}", max_new_tokens=6)
+    assert base.generate([row], prefix, max_new_tokens=6) == expected
+    with pytest.raises(ConfigError, match=r"prompts\[1\]: lacks 'question', which the template"):
+        base.generate([row, {"title": "T"}], prefix)
+    named = trained_like(base, 5).with_record("direct", {"config": {"input_field": "question"}})
+    expected = base.generate(["Why"], named, max_new_tokens=6)
+    assert base.generate([row], named, max_new_tokens=6) == expected
+
+
+def test_another_chat_template_than_that_of_training_is_told() -> None:
+    base = tiny_base(chat=True)
+    known = {"shape": "messages", "turns": "all", "chat_template": template_digest(base.tokenizer)}
+    record = {"template": "chat", "rendering": known}
+    base.generate(["q"], trained_like(base, 5).with_record("direct", record), max_new_tokens=2)
+    other = record | {"rendering": known | {"chat_template": "sha256:other"}}
+    with pytest.warns(ChatTemplateWarning, match="has another chat template than the prefix was trained with"):
+        base.generate(["q"], trained_like(base, 5).with_record("direct", other), max_new_tokens=2)
+
+
+def test_wrong_questions_name_the_prompt() -> None:
+    base = tiny_base()
+    with pytest.raises(ConfigError, match=r"is one conversation; give a list of conversations"):
+        base.generate(TALK)
+    with pytest.raises(ConfigError, match=r"must be a list; put a text in one"):
+        base.generate("hello")
+    for wrong, problem in (
+        ({"a": "x", "b": "y"}, "has the fields a, b; "),
+        ([{"role": "boss", "content": "x"}], "role 'boss' is not known"),
+        ({"input": 3}, "input"),
+        ([{"role": ASSISTANT, "content": "x"}], "no message to answer"),
+        ([*TALK, *TALK], "has 2 messages, but is rendered by the template"),
+        ({"messages": []}, "is empty"),
+    ):
+        with pytest.raises(ConfigError, match=rf"prompts\[1\].*{problem}"):
+            base.generate(["fine", wrong])
+
+
+def test_a_stream_is_the_answer_in_pieces() -> None:
+    base = tiny_base(chat=True)
+    prefix = trained_like(base, 5)
+    pieces = list(base.stream("hello", prefix, max_new_tokens=24))
+    assert "".join(pieces).strip() == base.generate(["hello"], prefix, max_new_tokens=24)[0]
+    assert "".join(base.stream(TALK, prefix, max_new_tokens=24)) == "".join(pieces)
+    assert "".join(base.stream("hello", max_new_tokens=24)) != "".join(pieces)
+
+
+def test_leaving_a_stream_stops_the_generation(monkeypatch) -> None:
+    base, forward = tiny_base(), tiny_base().model.forward
+    steps: list[int] = []
+
+    def counted(*args: Any, **named: Any) -> Any:
+        steps.append(0)
+        return forward(*args, **named)
+
+    monkeypatch.setattr(base.model, "forward", counted)
+    for _ in base.stream("hello there", max_new_tokens=200, min_new_tokens=200):
+        break
+    assert 0 < len(steps) < 150
+
+
+def test_a_failing_stream_raises() -> None:
+    base = tiny_base()
+    with pytest.raises(ConfigError, match=r"prompts\[0\]"):
+        next(base.stream({"a": "x", "b": "y"}))
+    with pytest.raises(ValueError, match="temperature"):
+        list(base.stream("x", do_sample=True, temperature=-1.0))
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["messages", "role", "content", "prompt", "input", "a"]), inner, max_size=3
+            )
+        ),
+        max_leaves=8,
+    ),
+    st.booleans(),
+)
+@hypothesis_settings(deadline=None, max_examples=150)
+def test_any_question_is_rendered_or_a_typed_error(question: Any, chat: bool) -> None:
+    base = tiny_base(chat=chat)
+    with contextlib.suppress(ConfigError):
+        ((ids, _),) = prepare(base, [question], [None], None)
+        assert ids
+
+
 def test_progress_counts_prompts() -> None:
     counts: list[int] = []
     tiny_base().generate(PROMPTS, batch_size=3, max_new_tokens=2, progress=counts.append)
@@ -41,7 +186,7 @@ def test_wrong_calls() -> None:
     base = tiny_base()
     with pytest.raises(BatchMismatchError, match="4 prompts, but 1 prefixes"):
         base.generate(PROMPTS, [None])
-    with pytest.raises(ConfigError, match="a single text"):
+    with pytest.raises(ConfigError, match="is one text, but the template"):
         base.generate(PROMPTS, template="{input} {other}")
     with pytest.raises(ConfigError, match="num_return_sequences"):
         base.generate(PROMPTS, num_return_sequences=2, num_beams=2)

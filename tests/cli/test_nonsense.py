@@ -31,7 +31,7 @@ WITH_NAME: list[tuple[list[str], set[str]]] = [
     (["export", "{}", "--output", "out"], {PREFIX}),
     (["export", PREFIX, "--output", "{}"], {"nowhere", "nowhere.jsonl", "ü😀", "-1", "\udcff"}),
     (["export", PREFIX, "--to", "{}", "--output", "out"], set()),
-    (["generate", "x", "--prefix", "{}"], {PREFIX}),
+    (["generate", "x", "--prefix", "{}"], {PREFIX, "run"}),
     (["generate", "x", "--model", "{}"], set()),
     (["generate", "x", "--model", "model", "--lora", "{}"], set()),
     (["generate", "x", "--model", "model", "--dtype", "{}"], {""}),

@@ -52,6 +52,22 @@ def test_the_real_model_gives_the_same_tokens(smollm2, tmp_path) -> None:
     assert continued(smollm2.model, tmp_path / "out" / "cache.safetensors", ids, 16) == expected
 
 
+@pytest.mark.smollm2
+@pytest.mark.parametrize("template", ["chat", "Q: {input}\nA:", None])
+def test_the_printed_code_renders_as_training_did(smollm2, tmp_path, monkeypatch, capsys, template) -> None:
+    record = {} if template is None else {"template": template}
+    prefix = foreword.Prefix.from_text("Answer in French.\n", smollm2).with_record("direct", record)
+    usage = export_prefix(prefix, "transformers", tmp_path / "out")
+    stands = {"AutoModelForCausalLM": smollm2.model, "AutoTokenizer": smollm2.tokenizer}
+    for name, thing in stands.items():
+        monkeypatch.setattr(f"transformers.{name}.from_pretrained", lambda _, thing=thing: thing)
+    exec(usage.replace("generate(ids,", "generate(ids, max_new_tokens=12, do_sample=False,"), {})  # noqa: S102
+    question = template or "{input}"
+    expected = smollm2.generate(["PROMPT"], prefix, template=question, max_new_tokens=12)[0]
+    assert expected
+    assert expected in capsys.readouterr().out
+
+
 def test_what_a_cache_cannot_hold_is_refused(tmp_path) -> None:
     base = tiny_base()
     prefix = trained_like(base, 5)

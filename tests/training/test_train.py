@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import foreword
+from foreword.base.rendering import template_digest
+from foreword.config import TrainConfig
 from foreword.data import BadRow
 from foreword.errors import ConfigError, DataError, NonFiniteError
 from foreword.models.weights import hash_parameters
+from foreword.prefix import Prefix
 from foreword.tasks import Predictions, summed_loss
 from foreword.training import validation
 from foreword.training.checkpoint import list_checkpoints
@@ -254,3 +257,18 @@ def test_a_prefix_that_fills_all_positions_is_told_so(rows, length) -> None:
         foreword.evaluate(base, foreword.EvalConfig(data=data, metrics=("loss",)), long)
     with pytest.raises(ConfigError, match="length: 256 virtual tokens fill the 256 positions"):
         foreword.compress(base, foreword.CompressConfig(validation=data, choices=("int8",), bleu=False), long)
+
+
+def test_the_record_says_how_rows_were_rendered(tmp_path) -> None:
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = {"messages": {"messages": talk}, "text": {"text": "once"}, "input/target": {"input": "q", "target": "a"}}
+    base = tiny_base(chat=True)
+    for shape, row in rows.items():
+        file = tmp_path / "rows.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for _ in range(20)))
+        run = tmp_path / shape.replace("/", "-")
+        config = TrainConfig(data=str(file), length=3, steps=1, lr=0.1, output=str(run), trackers=(), turns="last")
+        record = Prefix.load(foreword.train(base, config).run / "prefix").record
+        chat = {"turns": "last", "chat_template": template_digest(base.tokenizer)}
+        assert record["rendering"] == {"shape": shape} | ({} if shape == "text" else chat)
+        assert record["template"] == ("{input}" if shape == "text" else "chat")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from foreword.base import compose
+from foreword.base.asking import Question
 from foreword.base.frozen import FrozenModel, Prefixes
 from foreword.base.generation import generate_texts
 from foreword.base.inputs import Inputs, inputs_for, prefix_per_prompt
+from foreword.base.streaming import stream_text
 from foreword.prefix import Prefix
 
 
@@ -42,7 +44,7 @@ class Base(FrozenModel):
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Question],
         prefix: Prefixes = None,
         *,
         max_new_tokens: int = 64,
@@ -51,17 +53,37 @@ class Base(FrozenModel):
         progress: Callable[[int], None] | None = None,
         **options: Any,
     ) -> list[str]:
-        """Continue each prompt and return the new texts, without prompt or special tokens.
+        """Answer each prompt and return the new texts, without prompt or special tokens.
 
-        prompts: inputs. Each is rendered with the template its row's prefix was trained with (from its record). A row
-        without a prefix uses the tokenizer's chat template if there is one, else the bare text.
+        prompts: each is a text, a conversation (a list of messages with role and content), or a row of data in any
+        shape that training reads, whose answer is left out. It is rendered with the template that its prefix was
+        trained with (from its record). A row without a prefix uses the tokenizer's chat template if there is one, else
+        the bare text.
         template: replaces these templates for every row, for instance "{input}" for bare text.
         prefix: one for all prompts, or one per prompt. progress: called with the number of prompts finished.
         options: further arguments of Transformers' `generate`. Decoding is greedy by default. If an option is a
         function that gets row numbers, they number the rows of a batch, sorted by length and by prefix.
         """
         options = {"max_new_tokens": max_new_tokens} | options
-        return generate_texts(self, list(prompts), prefix, template, batch_size, progress, options)
+        return generate_texts(self, prompts, prefix, template, batch_size, progress, options)
+
+    def stream(
+        self,
+        prompt: Question,
+        prefix: Prefix | None = None,
+        *,
+        max_new_tokens: int = 64,
+        template: str | None = None,
+        **options: Any,
+    ) -> Iterator[str]:
+        """Answer one prompt, and yield the new text piece by piece while it is generated in another thread.
+
+        Arguments and errors are those of `generate`. Leaving the iterator stops the generation.
+
+            for piece in base.stream("Hello", prefix):
+                print(piece, end="", flush=True)
+        """
+        return stream_text(self, prompt, prefix, template, {"max_new_tokens": max_new_tokens} | options)
 
     def prefix_from_text(self, text: str, *, length: int | None = None) -> Prefix:
         """See `Prefix.from_text`."""

@@ -9,20 +9,20 @@ from typing import Any
 import torch
 
 from foreword import status
+from foreword.base.asking import Question, prepare
 from foreword.base.cache import growing_cache
 from foreword.base.frozen import FrozenModel
 from foreword.base.inputs import padded, prefix_per_prompt, ready
-from foreword.base.rendering import Renderer, require_tokenizer
+from foreword.base.rendering import require_tokenizer
 from foreword.errors import ConfigError
 from foreword.prefix import Prefix
-from foreword.prefix.records import recorded_template
 
 _CACHE_OPTIONS = {"past_key_values", "cache_implementation", "use_cache"}
 
 
 def generate_texts(
     base: FrozenModel,
-    prompts: list[str],
+    prompts: Sequence[Question],
     prefix: Prefix | Sequence[Prefix | None] | None,
     template: str | None,
     batch_size: int,
@@ -33,28 +33,20 @@ def generate_texts(
 
     The longest prompts are generated first.
     """
-    if all(slot.role == "encoder" for slot in base.slots):
-        raise ConfigError("model", f"{base.name} is an encoder and generates nothing")
-    require_tokenizer(base.tokenizer, base.name)
+    require_generating(base)
     if options.get("num_return_sequences", 1) != 1:
         raise ConfigError("num_return_sequences", "must be 1 here; attach and call base.model.generate for more")
     rows = prefix_per_prompt(prefix, len(prompts))
-    _require_text(prompts, template)
-    prepared = [_prepare(base, prompt, row, template) for prompt, row in zip(prompts, rows, strict=True)]
+    prepared = prepare(base, prompts, rows, template)
     answers = generate_texts_of(base, prepared, rows, options, batch_size, progress or (lambda done: None))
     return [answer.strip() for answer in answers]
 
 
-def _require_text(prompts: Sequence[str], template: str | None) -> None:
-    """Raise `ConfigError` for a prompt or template that no tokenizer reads."""
-    named = {f"prompts[{index}]": prompt for index, prompt in enumerate(prompts)}
-    for name, text in (named if template is None else named | {"template": template}).items():
-        if not isinstance(text, str):
-            raise ConfigError(name, f"must be text, not {type(text).__name__}")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ConfigError(name, "holds half a surrogate pair, which is not text; write it in UTF-8") from error
+def require_generating(base: FrozenModel) -> None:
+    """Raise `ConfigError` unless `base` generates text."""
+    if all(slot.role == "encoder" for slot in base.slots):
+        raise ConfigError("model", f"{base.name} is an encoder and generates nothing")
+    require_tokenizer(base.tokenizer, base.name)
 
 
 def generate_texts_of(
@@ -113,20 +105,6 @@ def _uses_default_cache(base: FrozenModel, options: dict[str, Any]) -> bool:
     other_cache = getattr(config, "cache_implementation", None) is not None or not getattr(config, "use_cache", True)
     cached = getattr(base.model.config.get_text_config(), "use_cache", True) is not False
     return base.model_slots.route == "attention" and cached and not other_cache and not _CACHE_OPTIONS & set(options)
-
-
-def _prepare(
-    base: FrozenModel, prompt: str, prefix: Prefix | None, template: str | None
-) -> tuple[list[int], list[int]]:
-    """Return (token ids of the rendered prompt, stop tokens)."""
-    trained_template = None if prefix is None else recorded_template(prefix.record)
-    renderer = Renderer(base.tokenizer, template or trained_template, apart=bool(base.model.config.is_encoder_decoder))
-    if len(renderer.fields) > 1:
-        names = ", ".join(renderer.fields)
-        raise ConfigError("template", f"{renderer.template!r} needs the fields {names}; a prompt is a single text")
-    text = renderer.prompt({renderer.fields[0]: prompt})
-    ids = renderer.prompt_ids(text) or [base.tokenizer.bos_token_id or base.tokenizer.eos_token_id]
-    return ids, renderer.stop_ids(base.model.generation_config)
 
 
 def _before_stop(row: list[int], stops: set[int]) -> list[int]:

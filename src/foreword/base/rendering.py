@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import string
 from collections import Counter
@@ -33,6 +34,13 @@ def require_tokenizer(tokenizer: Any, name: str) -> Any:
     return tokenizer
 
 
+def template_digest(tokenizer: Any) -> str | None:
+    """Return the SHA-256 of a tokenizer's chat template; None if it has none."""
+    if tokenizer.chat_template is None:
+        return None
+    return "sha256:" + hashlib.sha256(repr(tokenizer.chat_template).encode()).hexdigest()
+
+
 class Renderer:
     """Turns a row's fields into token ids, in the same way in training, evaluation and generation.
 
@@ -54,7 +62,7 @@ class Renderer:
         self.apart = apart
         self.chat = template == CHAT or (template is None and tokenizer.chat_template is not None)
         self.template = CHAT if self.chat else template or f"{{{input_field}}}"
-        names = [input_field] if self.chat else _fields(self.template)
+        names = [input_field] if self.chat else fields_of(self.template)
         self.fields = tuple(dict.fromkeys(names))
         self._counts = Counter(names)  # how often each field stands in the template
         self.places = 0 if self.chat else _places(self.template)
@@ -175,7 +183,7 @@ def _places(template: str) -> int:
     return places
 
 
-def _fields(template: str) -> list[str]:
+def fields_of(template: str) -> list[str]:
     """Return the names of the fields, as often as they stand in the template."""
     if len(template) > LONGEST_TEMPLATE:
         raise ConfigError("template", f"has {len(template):,} characters; at most {LONGEST_TEMPLATE:,} are read")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,8 +16,22 @@ import typer
 
 from foreword import status
 from foreword._version import __version__
-from foreword.cli import common, compress, demo, doctor, evaluate, export, generate, live, methods, show, slots, train
-from foreword.cli.stopping import Stop, stopped_by_signals
+from foreword.cli import (
+    chat,
+    common,
+    compress,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    live,
+    methods,
+    show,
+    slots,
+    train,
+)
+from foreword.cli.stopping import Terminated, terminable
 from foreword.errors import ConfigError, DataError, ForewordError, InterruptedRunError
 
 IMPORTING = 1.0  # seconds until the first line: while Python imports, the line can be late
@@ -34,6 +49,7 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("train")(train.command)
 app.command("generate")(generate.command)
+app.command("chat")(chat.command)
 app.command("eval")(evaluate.command)
 app.command("compress")(compress.command)
 app.command("export")(export.command)
@@ -71,9 +87,8 @@ def execute(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     for noisy in ("torchao", "torch.utils._pytree"):  # what torchao says when Transformers imports it
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    stop = Stop()
     try:
-        with stopped_by_signals() as stop, _shown():
+        with terminable(), _shown():
             result = app(arguments, prog_name="foreword", standalone_mode=False)
     except _USAGE as error:
         shown = io.StringIO()
@@ -81,7 +96,9 @@ def execute(arguments: list[str]) -> int:
         typer.echo(common.printable(shown.getvalue(), keep="\n"), err=True, nl=False)
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _stopped(stop)
+        return _stopped(signal.SIGINT)
+    except Terminated:
+        return _stopped(signal.SIGTERM)
     except BrokenPipeError:
         return 1
     except ForewordError as error:
@@ -102,7 +119,7 @@ def execute(arguments: list[str]) -> int:
         common.say(_told(error))
         return 1
     if result == 130:  # Typer's own answer to Ctrl-C
-        return _stopped(stop)
+        return _stopped(signal.SIGINT)
     return int(result) if isinstance(result, int) else 0
 
 
@@ -123,10 +140,10 @@ def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _stopped(stop: Stop) -> int:
+def _stopped(number: signal.Signals) -> int:
     if _speaks():
-        common.say(str(stop))
-    return stop.exit_code
+        common.say(f"stopped by {number.name}")
+    return 128 + number
 
 
 def _one_line(error: Exception) -> str:

@@ -12,33 +12,22 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stop:
-    """number: the signal that ends the command. SIGINT comes as Python's own KeyboardInterrupt."""
-
-    number: int = signal.SIGINT
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + self.number
-
-    def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.number).name}"
+class Terminated(BaseException):
+    """SIGTERM came. As with KeyboardInterrupt, nothing that handles errors handles it; nor does what handles Ctrl-C."""
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[Stop]:
-    """Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does. Out of the main thread nothing changes."""
-    stop = Stop()
+def terminable() -> Iterator[None]:
+    """Within the block SIGTERM raises `Terminated`. Out of the main thread nothing changes."""
 
     def unwind(number: int, frame: FrameType | None) -> None:
-        stop.number = number
-        raise KeyboardInterrupt
+        raise Terminated
 
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
     before = signal.signal(signal.SIGTERM, unwind)
     try:
-        yield stop
+        yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -9,6 +9,7 @@ import typer
 
 from foreword.cli import common, live
 from foreword.cli.flags import pairs, values, with_flags
+from foreword.cli.prefixes import how_to_use
 from foreword.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def command(
     watching: list[Observer] = [] if (shown := live.shown()) is None else [shown]
     result = train(base, config, all_of(*watching, *([] if events is None else [EventFile(events)])))
     if leave_processes():
-        _report(result, json)
+        _report(result, config, json)
 
 
 def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
@@ -73,7 +74,7 @@ def _recorded(run: Path) -> dict[str, Any]:
     return read_state(find_checkpoint(run))[1]
 
 
-def _report(result: TrainResult, as_json: bool) -> None:
+def _report(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
     folder = result.run / "prefix"
     if as_json:
         common.print_json(
@@ -98,6 +99,5 @@ def _report(result: TrainResult, as_json: bool) -> None:
     if (result.run / "lora").is_dir():
         console.print(f"LoRA     {result.run / 'lora'}")
     console.print(f"curves   {result.run / 'loss.png'}")
-    generative = not (result.run / "head").is_dir()
-    use = f"generate --prefix {folder} 'your input'" if generative else f"eval --prefix {folder} --data FILE"
-    console.print(f"use it   foreword {use}", soft_wrap=True)
+    use = how_to_use(str(folder), result.prefix.record, config.validation or config.data)
+    console.print(f"use it   {use}", soft_wrap=True)

@@ -132,7 +132,7 @@ def _read_items(
 
     store = Gathering[ItemT](place or rows_folder() / "unkept", place is not None, listed or LISTED_ITEMS)
     with threads_of_tokenizers(), store as usable:
-        bad = collect(
+        bad = gather(
             source, items(), usable, reading.max_bad_rows, reading.limit, lambda: hint(first[0]) if first else ""
         )
         gathered = usable.finish({"bad": [[row.file, row.line, row.problem] for row in bad]})
@@ -183,7 +183,14 @@ def _item(row: Row | BadRow, make: Callable[[Mapping[str, Any], str], ItemT | st
     return item
 
 
-def collect(
+def collect(source: str, rows: Iterable[T | BadRow], max_bad_rows: int) -> tuple[list[T], list[BadRow]]:
+    """Return (usable rows, bad rows) of `rows`. Raises `DataError` as `load_items` does."""
+    usable = Gathering[T](None)
+    bad = gather(source, rows, usable, max_bad_rows)
+    return list(usable.finish({})), bad
+
+
+def gather(
     source: str,
     rows: Iterable[T | BadRow],
     usable: Gathering[T],

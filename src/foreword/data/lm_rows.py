@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from foreword import status
 from foreword.base.conversation import ChatFormat, Talk, Tokens, Unrendered
-from foreword.base.rendering import Renderer
+from foreword.base.rendering import Renderer, template_digest
 from foreword.data.examples import is_text
-from foreword.data.shapes import SHAPES, Conversation, Form, Misfit, Named, Pair, Plain, Shape, recognise, summary
 from foreword.errors import DataError
+from foreword.shapes import SHAPES, Conversation, Form, Misfit, Named, Pair, Plain, Shape, recognise, summary
 
 _LOOKED_AT = 1024  # rows
 _ANSWERS = ("target", "completion", "output", "response", "answer", "summary")
@@ -83,13 +83,24 @@ class LmRows:
         self.chat = ChatFormat(renderer.tokenizer)
         self._source = "the rows"
         self._shape: Shape | None = None
+        self._first: Shape | None = None  # the shape of the first source, which is that of training
         self._missed = 0
         self._ready: dict[int, tuple[Any, Any]] = {}
 
     @property
     def plain(self) -> bool:
         """Whether rows are texts on their own, which no chat template surrounds."""
-        return isinstance(self._shape, type(SHAPES["text"]))
+        return isinstance(self._first, type(SHAPES["text"]))
+
+    def rendering(self) -> dict[str, Any]:
+        """Return how rows were rendered, for a prefix's record: their shape, and which turns were learned.
+
+        chat_template: its digest, if it was used. So whoever uses the prefix can tell whether prompts look the same.
+        """
+        told: dict[str, Any] = {"shape": self._first.name if self._first is not None else None}
+        if self.renderer.chat and not self.plain:
+            told |= {"turns": self.settings.turns, "chat_template": template_digest(self.renderer.tokenizer)}
+        return told
 
     def start(self, source: str) -> None:
         """Read `source` next, whose shape may be another."""
@@ -110,6 +121,7 @@ class LmRows:
         """
         if self._shape is None and rows:
             self._shape = self._recognised(rows[:_LOOKED_AT])
+            self._first = self._first or self._shape
             line = summary(self._shape, rows[:_LOOKED_AT], self.settings.turns, self.renderer.chat)
             status.note(f"{self._source}: {line}")
         self._ready = {id(fields): (fields, self._read(fields)) for fields in rows}
@@ -133,6 +145,7 @@ class LmRows:
         """Return the form of a row, with its text if it is a conversation; or what is wrong with the row."""
         try:
             self._shape = self._shape or self._recognised([fields])
+            self._first = self._first or self._shape
             form = self._shape.read(fields)
             self._require_fields(form)
             if isinstance(form, Conversation):

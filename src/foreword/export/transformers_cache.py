@@ -6,8 +6,10 @@ embedding: what `DynamicCache.update` takes. Real tokens then stand behind the p
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from foreword.export.base import Exporter
@@ -23,9 +25,13 @@ cache = DynamicCache()
 for layer in range(len(tensors) // 2):
     cache.update(tensors[f"key.{{layer}}"], tensors[f"value.{{layer}}"], layer)
 model, tokenizer = AutoModelForCausalLM.from_pretrained("BASE"), AutoTokenizer.from_pretrained("BASE")
-ids = tokenizer("PROMPT", return_tensors="pt")["input_ids"]
+{asked}
 ids = torch.cat([torch.zeros(1, cache.get_seq_length(), dtype=ids.dtype), ids], dim=1)  # places for the prefix
 print(tokenizer.decode(model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache)[0]))"""
+
+_CHAT = """messages = [{"role": "user", "content": "PROMPT"}]
+ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]"""
+_TEXT = """ids = tokenizer({template!r}.format(input="PROMPT"), return_tensors="pt")["input_ids"]"""
 
 
 class TransformersCache(Exporter):
@@ -52,7 +58,12 @@ class TransformersCache(Exporter):
         for layer, (key, value) in enumerate(prefix.slots.values()):
             tensors[f"key.{layer}"] = key.detach().cpu()[None].contiguous().clone()
             tensors[f"value.{layer}"] = value.detach().cpu()[None].contiguous().clone()
-        save_file(tensors, folder / FILE, metadata={"format": "pt", "digest": prefix.digest})
+        told = {"template": prefix.record.get("template"), "rendering": prefix.record.get("rendering")}
+        metadata = {"format": "pt", "digest": prefix.digest, "rendering": json.dumps(told)}
+        save_file(tensors, folder / FILE, metadata=metadata)
 
     def usage(self, folder: Path) -> str:
-        return _USAGE.format(file=folder / FILE)
+        with safe_open(folder / FILE, "pt") as file:
+            template = json.loads(file.metadata()["rendering"])["template"]
+        asked = _CHAT if template == "chat" else _TEXT.format(template=template or "{input}")
+        return _USAGE.format(file=folder / FILE, asked=asked)

@@ -15,8 +15,8 @@ from foreword.base import Base
 from foreword.base.inputs import ready
 from foreword.data import BadRow, Item, Reading, load_items
 from foreword.data.row_cache import Known
-from foreword.data.shapes import SHAPES, of_task
 from foreword.prefix import Prefix
+from foreword.shapes import SHAPES, of_task
 from foreword.tasks.predictions import Predictions
 
 Advance = Callable[[int], None]  # called with the number of rows that have been finished since the last call
@@ -177,6 +177,10 @@ class Task(ABC, Generic[ItemT]):
     def derived(self, loss: float) -> dict[str, float]:
         """Return the metrics that follow from the mean loss."""
         return {"loss": loss}
+
+    def rendering(self) -> dict[str, Any]:
+        """Return how rows were rendered, as JSON values for a prefix's record."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """Return what is saved with the prefix and is no tensor, as JSON values."""

@@ -120,6 +120,9 @@ class LanguageModelling(Task[Example]):
         with self.base.attach(one_or_each(rows), packed=batch.packed):
             return (target_predictions(self.base, batch),)
 
+    def rendering(self) -> dict[str, Any]:
+        return self.rows.rendering()
+
     def derived(self, loss: float) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(loss)}
 

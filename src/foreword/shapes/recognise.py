@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from foreword.data.shapes.forms import Conversation, Misfit
-from foreword.data.shapes.kinds import SHAPES, Named, Shape
 from foreword.errors import DataError
+from foreword.shapes.forms import Conversation, Misfit
+from foreword.shapes.kinds import SHAPES, Named, Shape
 
 Fields = Mapping[str, Any]
 _ASKED = ("question", "query", "source", "src", "article", "document", "context", "passage", "code", "prompt", "input")

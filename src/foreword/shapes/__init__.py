@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from foreword.data.shapes.forms import Conversation, Form, Misfit, Pair, Plain
-from foreword.data.shapes.kinds import SHAPES, Named, Shape
-from foreword.data.shapes.recognise import misfit, of_task, recognise, summary
+from foreword.shapes.forms import Conversation, Form, Misfit, Pair, Plain
+from foreword.shapes.kinds import SHAPES, Named, Shape
+from foreword.shapes.recognise import misfit, of_task, recognise, summary
 
 __all__ = [
     "SHAPES",

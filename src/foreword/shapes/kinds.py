@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from foreword.data.shapes.forms import (
+from foreword.shapes.forms import (
     Conversation,
     Form,
     Misfit,
@@ -155,7 +155,7 @@ class Named(Shape):
         """The input is "" where the field is missing: a template may name others."""
         asked = fields.get(self.input_field)
         if not learned:
-            return Pair(asked if isinstance(asked, str) else "", "", (), fields)
+            return Pair(text(fields, self.input_field), "", (), fields)
         known = references(fields)
         answer = text(fields, self.target_field) if self.target_field in fields or known is None else known[0]
         return Pair(asked if isinstance(asked, str) else "", answer, known or (answer,), fields)
