@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -57,6 +58,15 @@ def test_a_terminal_gets_one_live_line_with_a_count_and_an_eta() -> None:
     clock.now += 60
     live.tick()
     assert screen.getvalue() == before  # settled: nothing is drawn until something goes on again
+
+
+def test_what_has_no_count_shows_that_time_passes() -> None:
+    clock = Clock()
+    live, _ = on_terminal(clock)
+    live.doing("loading smollm2-135m")
+    assert live.activity is not None
+    clock.now += 7
+    assert [line.plain for line in live.lines(live.activity)] == ["loading smollm2-135m  7 s"]
 
 
 def test_a_terminal_sees_the_losses_of_a_run() -> None:
@@ -195,17 +205,19 @@ def test_on_a_terminal_the_live_line_is_gone_at_the_end(place) -> None:
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # and is there again
 
 
-def stopped(place: Path, arguments: list[str], after: str, number: int) -> tuple[int, str, float]:
+def stopped(
+    place: Path, arguments: list[str], after: str, number: int, wait: float = 0.2, **more: str
+) -> tuple[int, str, float]:
     """(exit code, stderr, seconds from the signal to the end) of a command that gets a signal once it has said so."""
     process: Any = subprocess.Popen(
         [sys.executable, "-m", "foreword", *arguments],
-        cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**more),
     )  # fmt: skip
     try:
         said = ""
         while after not in said:
             said += process.stderr.readline()
-        time.sleep(0.2)
+        time.sleep(wait)
         asked = time.monotonic()
         process.send_signal(number)
         _, rest = process.communicate(timeout=60)
@@ -221,6 +233,20 @@ def test_before_training_a_signal_ends_the_command_with_one_line(place, number, 
     assert said.splitlines()[-1] == f"stopped by {signal.Signals(number).name}"
     assert "error" not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_while_rows_are_tokenised_a_signal_leaves_nothing_behind(place, number, code) -> None:
+    """They are counted meanwhile, and what was stored of them is gone."""
+    row = json.dumps({"input": "question " * 8, "target": "answer " * 4}) + "\n"
+    (place / "train.jsonl").write_text(row * 150_000)
+    cache = place / "cache"
+    returned, said, _ = stopped(place, ["train", "run.yaml"], "tokenising", number, 3, FOREWORD_CACHE=str(cache))
+    assert returned == code, said
+    assert re.search(r"^tokenising train\.jsonl [\d,]+/150,000  ETA ", said, re.MULTILINE), said
+    assert said.splitlines()[-1] == f"stopped by {signal.Signals(number).name}"
+    assert list((cache / "rows").iterdir()) == []
+    assert not (place / "runs").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

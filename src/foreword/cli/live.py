@@ -90,11 +90,13 @@ class Live(status.Lines):
 
     def lines(self, activity: status.Activity) -> list[Text]:
         """Return what a terminal shows of `activity`: the live line, then the plot, then the answer to a signal."""
-        bar = ""
+        bar, now = "", self._clock()
         if activity.total:
             filled = min(BAR, BAR * activity.done // activity.total)
             bar = "━" * filled + "╌" * (BAR - filled) + "  "
-        text = bar + activity.line(self._clock())
+        text = bar + activity.line(now)
+        if not activity.total and now - activity.since >= 2:  # that the seconds pass shows that it goes on
+            text += f"  {status.duration(now - activity.since)}"
         plot = self._curves.plot(self._console.width - 1)
         shown = [Text(text, no_wrap=True, overflow="ellipsis"), *plot]
         return [*shown, Text(self._asked, style="bold")] if self._asked else shown
