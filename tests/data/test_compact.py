@@ -318,11 +318,12 @@ def test_tokenizers_have_threads_while_rows_are_read(monkeypatch, before, within
 
 
 MEMORY = """
-import resource, sys
+import sys
+import psutil
 from foreword.data import Example
 from foreword.data.compact import Gathering
 from pathlib import Path
-def megabytes(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def megabytes(): return psutil.Process().memory_info().rss / 1e6
 before = megabytes()
 with Gathering(Path(sys.argv[1]), True, listed=int(sys.argv[2])) as gathering:
     for number in range(100_000):

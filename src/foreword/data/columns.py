@@ -58,7 +58,9 @@ class _Series:
 
     def mapped(self) -> Array:
         kind = np.dtype(_TYPES[self.code]).newbyteorder("<")
-        return np.memmap(self.path, kind, "r") if self.path.stat().st_size else np.empty(0, kind)
+        if not self.path.stat().st_size:
+            return np.empty(0, kind)
+        return np.memmap(self.path, kind, "r").view(np.ndarray)  # a plain array is cut several times as fast
 
 
 class Column:
