@@ -335,7 +335,7 @@ print(round(megabytes() - before), len(items))
 
 
 def test_a_hundred_thousand_rows_take_little_memory(tmp_path) -> None:
-    """A list of them takes 200 MB, a store as much of the disk."""
+    """A list of them takes some 400 MB, a store as much of the disk."""
     used = {}
     for name, listed in (("store", 1000), ("list", 10**9)):
         done = subprocess.run(
