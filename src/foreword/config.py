@@ -196,8 +196,9 @@ class TrainConfig(DataConfig):
         "float16", group=SAVING, free_on_resume=True, help="How the finished prefix is stored."
     )
     trackers: tuple[str, ...] = setting(
-        ("tensorboard",), group=SAVING, free_on_resume=True, commas=True,
-        help="Where numbers are logged, by Accelerate's names, with commas.",
+        (), group=SAVING, free_on_resume=True, commas=True,
+        help="Where numbers are logged besides history.jsonl, with commas: tensorboard, trackio, wandb, mlflow and "
+        "others that Accelerate knows.",
     )  # fmt: skip
     output: str | None = setting(
         group=SAVING, free_on_resume=True, help="Run folder. Without it: a new numbered one in runs/."

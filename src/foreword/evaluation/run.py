@@ -6,15 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from foreword import status
 from foreword.base import Base
 from foreword.config import EvalConfig
 from foreword.data import BadRow, Reading
 from foreword.data.examples import room
 from foreword.errors import ConfigError
 from foreword.evaluation.task import trained_task
+from foreword.extras import installed, missing
 from foreword.prefix import Prefix
 from foreword.tasks import TASKS, Measuring, Task, summed_loss
 
+NEEDS = {
+    "bleu": "sacrebleu", "chrf": "sacrebleu", "rouge_l": "rouge_score", "macro_f1": "sklearn", "entity_f1": "seqeval",
+}  # fmt: skip
 Progress = Callable[[str, int, int], None]  # what is done, rows done, rows in all
 
 
@@ -46,7 +51,7 @@ def evaluate(
     if prefix is None and config.prefix is not None:
         prefix = Prefix.load(config.prefix)
     task = trained_task(base, config, prefix)
-    metrics = config.metrics or task.metrics
+    metrics = config.metrics or measurable(task.metrics)
     for metric in metrics:
         if metric not in task.metrics:
             raise ConfigError(
@@ -65,12 +70,25 @@ def evaluate(
     return replace(result, bad_rows=tuple(bad))
 
 
+def measurable(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `metrics` whose packages are installed, and say which are left out."""
+    left_out = [metric for metric in metrics if metric in NEEDS and not installed(NEEDS[metric])]
+    if left_out:
+        status.note(f"{', '.join(left_out)} left out: pip install 'foreword[eval]' to measure them")
+    return tuple(metric for metric in metrics if metric not in left_out)
+
+
 def require_metrics(metrics: Sequence[str]) -> None:
-    """Raise `ConfigError` for a metric that no task has. It needs no base, which may take long to load."""
+    """Raise `ConfigError` for a metric that no task has, `DependencyError` for one whose package is missing.
+
+    It needs no base, which may take long to load.
+    """
     known = list(dict.fromkeys(metric for task in TASKS.values() for metric in task.metrics))
     for metric in metrics:
         if metric not in known:
             raise ConfigError("metrics", f"{metric!r} is not known; choose from {', '.join(known)}")
+        if metric in NEEDS and not installed(NEEDS[metric]):
+            raise missing(NEEDS[metric], f"to measure {metric}")
 
 
 def evaluate_items(

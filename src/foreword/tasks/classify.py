@@ -13,6 +13,7 @@ from torch import Tensor
 from foreword.base.rendering import Renderer
 from foreword.data.examples import text_problem
 from foreword.errors import ConfigError
+from foreword.extras import require
 from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, in_batches, noting
@@ -111,9 +112,8 @@ def accuracy(predicted: Sequence[Any], labels: Sequence[Any]) -> float:
 
 def macro_f1(predicted: Sequence[int], labels: Sequence[int]) -> float:
     """Return the mean F1 over the classes that occur, in 0…100."""
-    from sklearn.metrics import f1_score
-
-    return float(100 * f1_score(labels, predicted, average="macro", zero_division=0))
+    metrics = require("sklearn.metrics", "to measure F1")
+    return float(100 * metrics.f1_score(labels, predicted, average="macro", zero_division=0))
 
 
 def require_words(words: Mapping[str, Any], labels: Sequence[str], field: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from foreword.base import Base
 from foreword.errors import ConfigError
+from foreword.extras import require
 from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, in_batches, noting, pieces
@@ -124,6 +125,5 @@ class TokenClassification(Task[Tagged]):
 
 def entity_f1(predicted: Sequence[Sequence[str]], tags: Sequence[Sequence[str]]) -> float:
     """Return the F1 over whole entities, in 0…100."""
-    from seqeval.metrics import f1_score
-
-    return float(100 * f1_score([list(row) for row in tags], [list(row) for row in predicted], zero_division=0))
+    metrics = require("seqeval.metrics", "to measure the F1 of entities")
+    return float(100 * metrics.f1_score([list(row) for row in tags], [list(row) for row in predicted], zero_division=0))
