@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = Path(foreword.__file__).parent
 CORE = {"torch", "transformers", "safetensors", "numpy", "typer", "rich", "filelock", "pyyaml", "jinja2"}
 # Packages that come with the core, or are used only if they are there
-WITH_CORE = {"yaml", "cut_cross_entropy", "jinja2", "tokenizers", "huggingface_hub", "packaging"}
+WITH_CORE = {"yaml", "markupsafe", "cut_cross_entropy", "jinja2", "tokenizers", "huggingface_hub", "packaging"}
 # In place of a core install: no package of an extra can be imported, nor found
 BLOCK = """
 import importlib.util, sys
