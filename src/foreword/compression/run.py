@@ -26,11 +26,12 @@ from foreword.evaluation import Progress, evaluate_items
 from foreword.prefix import Prefix
 from foreword.prefix.records import public_prefix
 from foreword.prefix.stored import require_replaceable
+from foreword.shown import Shown
 from foreword.tasks import Measuring, summed_loss
 
 
-@dataclass(frozen=True)
-class CompressResult:
+@dataclass(frozen=True, repr=False)
+class CompressResult(Shown):
     """rows: the measured choices, the uncompressed prefix first. picked: the row that was picked, or None if the config
     asks for none. output: the folder it was written to, or None.
     """
@@ -38,6 +39,17 @@ class CompressResult:
     rows: tuple[MeasuredChoice, ...]
     picked: MeasuredChoice | None = None
     output: Path | None = None
+
+    def _shown(self) -> tuple[str, dict[str, Any]]:
+        title = f"CompressResult: {len(self.rows) - 1} choices measured beside the uncompressed prefix"
+        facts: dict[str, Any] = {
+            "losses": f"{min(r.loss for r in self.rows):.4f} to {max(r.loss for r in self.rows):.4f}"
+        }
+        if self.picked is not None:
+            facts["picked"] = (
+                f"{self.picked.choice}, {self.picked.num_bytes / 1000:,.0f} KB, loss {self.picked.loss:.4f}"
+            )
+        return title, facts | ({"output": self.output} if self.output else {})
 
 
 def compress(

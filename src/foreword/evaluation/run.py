@@ -15,6 +15,7 @@ from foreword.errors import ConfigError
 from foreword.evaluation.task import trained_task
 from foreword.extras import installed, missing
 from foreword.prefix import Prefix
+from foreword.shown import Shown
 from foreword.tasks import TASKS, Measuring, Task, summed_loss
 
 NEEDS = {
@@ -23,8 +24,8 @@ NEEDS = {
 Progress = Callable[[str, int, int], None]  # what is done, rows done, rows in all
 
 
-@dataclass(frozen=True)
-class EvalResult:
+@dataclass(frozen=True, repr=False)
+class EvalResult(Shown):
     """metrics: name → number. signatures: sacrebleu's, where it was used. texts: the answers, in row order
     (empty if no metric needed them). rows, target_tokens: what was measured; target_tokens counts losses."""
 
@@ -34,6 +35,11 @@ class EvalResult:
     rows: int
     target_tokens: int
     bad_rows: tuple[BadRow, ...] = ()
+
+    def _shown(self) -> tuple[str, dict[str, Any]]:
+        left_out = f", {len(self.bad_rows)} left out" if self.bad_rows else ""
+        title = f"EvalResult of {self.rows:,} rows, {self.target_tokens:,} target tokens{left_out}"
+        return title, {"metrics": "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())}
 
 
 def evaluate(
