@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -42,13 +43,10 @@ class CompressResult(Shown):
 
     def _shown(self) -> tuple[str, dict[str, Any]]:
         title = f"CompressResult: {len(self.rows) - 1} choices measured beside the uncompressed prefix"
-        facts: dict[str, Any] = {
-            "losses": f"{min(r.loss for r in self.rows):.4f} to {max(r.loss for r in self.rows):.4f}"
-        }
-        if self.picked is not None:
-            facts["picked"] = (
-                f"{self.picked.choice}, {self.picked.num_bytes / 1000:,.0f} KB, loss {self.picked.loss:.4f}"
-            )
+        losses = [row.loss for row in self.rows]
+        facts: dict[str, Any] = {"losses": f"{min(losses):.4f} to {max(losses):.4f}"}
+        if (picked := self.picked) is not None:
+            facts["picked"] = f"{picked.choice}, {picked.num_bytes / 1000:,.0f} KB, loss {picked.loss:.4f}"
         return title, facts | ({"output": self.output} if self.output else {})
 
 
