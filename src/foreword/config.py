@@ -184,8 +184,7 @@ class TrainConfig(DataConfig):
     )  # fmt: skip
     validation_share: float | None = setting(
         group=SAVING, worked_out=True, above=0, share=True,
-        help="What validations may cost, as a share of training, by their number and in a short run by fewer rows. "
-        "Without it: 10%, or any if validate_every is given.",
+        help="What validations may cost, as a share of training. Without it: 10%, or any if validate_every is given.",
     )  # fmt: skip
     samples: int = setting(
         0, group=SAVING, least=0, most=MOST_COUNT, free_on_resume=True,
@@ -202,8 +201,9 @@ class TrainConfig(DataConfig):
         "float16", group=SAVING, free_on_resume=True, help="How the finished prefix is stored."
     )
     trackers: tuple[str, ...] = setting(
-        ("tensorboard",), group=SAVING, free_on_resume=True, commas=True,
-        help="Where numbers are logged, by Accelerate's names, with commas.",
+        (), group=SAVING, free_on_resume=True, commas=True,
+        help="Where numbers are logged besides history.jsonl, with commas: tensorboard, trackio, wandb, mlflow and "
+        "others that Accelerate knows.",
     )  # fmt: skip
     output: str | None = setting(
         group=SAVING, free_on_resume=True, help="Run folder. Without it: a new numbered one in runs/."

@@ -114,8 +114,7 @@ def build(kind: type[Config], values: Mapping[str, Any], origin: str = "settings
             hint = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known)})"
             text = name if isinstance(name, str) and name.isidentifier() and len(name) <= 60 else shown(name)
             raise ConfigError(f"{origin}: {text}", f"is not a setting{hint}")
-    tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return kind(**tuples)
+    return kind(**values)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -183,6 +182,8 @@ def _converted(value: Any, hint: Any, about: About | None) -> Any:
         return float(value) if abs(value) < 10**300 else math.inf
     if isinstance(value, Path) and accepts("", hint):
         return str(value)
+    if isinstance(value, list) and not accepts(value, hint) and accepts(tuple(value), hint):
+        return tuple(value)
     if isinstance(value, str) and wants_float and (number := _number(value, about)) is not None:
         return number  # YAML reads 6e-2 as text
     return value

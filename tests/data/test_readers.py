@@ -170,8 +170,7 @@ def test_a_file_without_a_usable_row_is_one_short_error(tmp_path) -> None:
         load_examples(str(path), Renderer(byte_tokenizer()))
     problem = "field 'input' must be text, not int (3)"
     assert str(raised.value) == (
-        f"{path}: none of the first 1,024 rows can be used (reading stopped there): {path}:1: {problem}; "
-        f"{path}:2: {problem}; {path}:3: {problem}; and 1,021 more. "
+        f"{path}: none of the first 1,024 rows can be used (reading stopped there): {path}:1: {problem}. "
         "Mend them or allow them with --max-bad-rows (now 0)"
     )
 

@@ -171,6 +171,11 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
         "They have text (text), label (number). They look like rows of another task: --task seq-cls; "
         "to generate the label as text, --input-field text --target-field label",
     ),
+    "a text with others": (
+        {"text": "bye", "domain": "airline", "intent": "end"},
+        "They have text (text), domain (text), intent (text). Name the fields: "
+        "--input-field text --target-field intent, or --template '{domain} {text}'",
+    ),
     "tags": (
         {"tokens": ["a"], "tags": ["O"]},
         "They have tokens (list), tags (list). They look like rows of another task: --task token-cls",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
+from transformers import DynamicCache
 
 from foreword.base import compose
 from foreword.base.asking import Question
@@ -94,6 +95,21 @@ class Base(FrozenModel):
     ) -> Prefix:
         """See `Prefix.from_kv`."""
         return compose.from_kv(self, keys, values, position_offset=position_offset)
+
+    def prefix_to_cache(self, prefix: Prefix, *, batch_size: int = 1) -> DynamicCache:
+        """Return `prefix` as a new cache of Transformers, for `model(…, past_key_values=cache)` without `attach`.
+
+        batch_size: rows that the cache is for. Real tokens follow at positions from the prefix's length on; an
+        attention mask has to cover the prefix, too. Each call needs a cache of its own, since models write into it.
+        Raises `PrefixMismatchError` if the prefix doesn't fit, `ExportError` if no cache can hold it: gates, memories
+        and inserted prompts, layers without keys, other offsets than its length, and bases with sliding windows, whose
+        caches would forget it.
+
+            cache = prefix.to_cache(base)
+            ids = torch.tensor([[0] * cache.get_seq_length() + base.tokenizer("Hello")["input_ids"]])
+            base.model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache)
+        """
+        return compose.to_cache(self, prefix, batch_size)
 
     def prefix_with_offset(self, prefix: Prefix, offset: int) -> Prefix:
         """See `Prefix.with_offset`."""

@@ -15,18 +15,36 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from foreword.base import rope
 from foreword.base.frozen import FrozenModel
 from foreword.base.rendering import require_tokenizer
-from foreword.errors import PositionError, PrefixError, PrefixMismatchError
+from foreword.errors import ConfigError, ExportError, PositionError, PrefixError, PrefixMismatchError
 from foreword.models.architectures import architecture_of
 from foreword.prefix import KV, Prefix
+from foreword.prefix.described import no_cache
 
 
 def from_text(base: FrozenModel, text: str, *, length: int | None = None) -> Prefix:
     """See `Prefix.from_text`."""
     return token_prefix(text_ids(text, base, length), base, "text")
+
+
+def to_cache(base: FrozenModel, prefix: Prefix, batch_size: int = 1) -> DynamicCache:
+    """See `Base.prefix_to_cache`."""
+    base.require_fit(prefix)
+    if batch_size < 1:
+        raise ConfigError("batch_size", f"must be 1 or more, not {batch_size}")
+    sliding = any(slot.sliding_window is not None for slot in base.slots)
+    reason = no_cache(prefix) or ("the base has sliding windows, and its cache would forget it" if sliding else None)
+    if reason is not None:
+        raise ExportError(f"the prefix can't be a cache: {reason}")
+    cache = DynamicCache()
+    for layer, kv in enumerate(prefix.slots.values()):
+        key, value = (part.to(base.device, base.dtype)[None].repeat(batch_size, 1, 1, 1) for part in kv)
+        cache.update(key, value, layer)
+    return cache
 
 
 def text_ids(text: str, base: FrozenModel, length: int | None = None) -> list[int]:

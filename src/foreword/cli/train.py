@@ -98,6 +98,7 @@ def _report(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
         console.print(f"head     {result.run / 'head'}")
     if (result.run / "lora").is_dir():
         console.print(f"LoRA     {result.run / 'lora'}")
-    console.print(f"curves   {result.run / 'loss.png'}")
+    if (result.run / "loss.png").is_file():
+        console.print(f"curves   {result.run / 'loss.png'}")
     use = how_to_use(str(folder), result.prefix.record, config.validation or config.data)
     console.print(f"use it   {use}", soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from foreword.compression.forms import Compressed
 from foreword.errors import CompressionError
@@ -21,7 +21,7 @@ class MeasuredChoice:
     """
 
     choice: str
-    compressed: Compressed
+    compressed: Compressed = field(repr=False)
     tokens: int
     num_bytes: int
     loss: float

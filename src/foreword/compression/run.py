@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -27,11 +28,12 @@ from foreword.evaluation import Progress, evaluate_items
 from foreword.prefix import Prefix
 from foreword.prefix.records import public_prefix
 from foreword.prefix.stored import require_replaceable
+from foreword.shown import Shown
 from foreword.tasks import Measuring, summed_loss
 
 
-@dataclass(frozen=True)
-class CompressResult:
+@dataclass(frozen=True, repr=False)
+class CompressResult(Shown):
     """rows: the measured choices, the uncompressed prefix first. picked: the row that was picked, or None if the config
     asks for none. output: the folder it was written to, or None.
     """
@@ -39,6 +41,14 @@ class CompressResult:
     rows: tuple[MeasuredChoice, ...]
     picked: MeasuredChoice | None = None
     output: Path | None = None
+
+    def _shown(self) -> tuple[str, dict[str, Any]]:
+        title = f"CompressResult: {len(self.rows) - 1} choices measured beside the uncompressed prefix"
+        losses = [row.loss for row in self.rows]
+        facts: dict[str, Any] = {"losses": f"{min(losses):.4f} to {max(losses):.4f}"}
+        if (picked := self.picked) is not None:
+            facts["picked"] = f"{picked.choice}, {picked.num_bytes / 1000:,.0f} KB, loss {picked.loss:.4f}"
+        return title, facts | ({"output": self.output} if self.output else {})
 
 
 def compress(

@@ -6,6 +6,7 @@ dictionaries until each row's size is known; rows are made one by one where they
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from foreword import files
 from foreword.data.rows import MAX_COLUMNS, MAX_LINE, BadRow, Row, twice
 from foreword.errors import DataError
+from foreword.extras import require
 
 BATCH = 64  # rows
 ENTRY = 64  # bytes of a value as a Python object
@@ -30,16 +32,14 @@ def parquet_rows(path: Path) -> Iterator[Row | BadRow]:
 
 def _parquet_batches(path: Path) -> Iterator[tuple[Any, int]]:
     """Yield (batch, number of its first row). Raises `DataError`."""
-    import pyarrow
-    import pyarrow.parquet
-
+    parquet = require("pyarrow.parquet", "to read Parquet")
     most = MOST_GROWTH * path.stat().st_size + FREE
     try:
-        schema = pyarrow.parquet.ParquetFile(path).schema
+        schema = parquet.ParquetFile(path).schema
         _check_names(path, [schema.column(index).path.partition(".")[0] for index in range(len(schema))])
         columns = [schema.column(index) for index in range(len(schema))]
         texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
-        file = pyarrow.parquet.ParquetFile(path, read_dictionary=texts, pre_buffer=False)
+        file = parquet.ParquetFile(path, read_dictionary=texts, pre_buffer=False)
         _check_names(path, file.schema_arrow.names, unique=True)
         _check_groups(path, file)
         number = 1
@@ -130,21 +130,19 @@ def arrow_rows(path: Path) -> Iterator[Row | BadRow]:
 
 
 def _arrow_batches(handle: Any) -> Iterator[Any]:
-    import pyarrow.ipc
-
+    ipc = require("pyarrow.ipc", "to read Arrow")
     if handle.read(6) == b"ARROW1":
         handle.seek(0)
-        file = pyarrow.ipc.open_file(handle)
+        file = ipc.open_file(handle)
         yield from (file.get_batch(index) for index in range(file.num_record_batches))
     else:
         handle.seek(0)
-        yield from pyarrow.ipc.open_stream(handle)
+        yield from ipc.open_stream(handle)
 
 
 def saved_rows(path: Path, split: str) -> Iterator[Row | BadRow]:
     """Return the rows of a folder that Datasets saved. Raises `DataError`."""
-    import datasets
-
+    datasets = require("datasets", "to read a folder that Datasets saved")
     try:
         _check_saved(path)
         loaded = datasets.load_from_disk(str(path))
@@ -188,13 +186,14 @@ def _listed(path: Path) -> list[Path]:
 
 def unreadable() -> tuple[type[BaseException], ...]:
     """Return what pyarrow and Datasets raise for sources that they can't read."""
-    import datasets
-    import pyarrow
-
-    return (
-        pyarrow.ArrowException, datasets.exceptions.DatasetsError, OSError, ValueError, LookupError, TypeError,
-        AttributeError, RuntimeError, ArithmeticError, ImportError,
-    )  # fmt: skip
+    kinds: list[type[BaseException]] = [
+        OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, ImportError,
+    ]  # fmt: skip
+    if "pyarrow" in sys.modules:
+        kinds.append(sys.modules["pyarrow"].ArrowException)
+    if "datasets" in sys.modules:
+        kinds.append(sys.modules["datasets"].exceptions.DatasetsError)
+    return tuple(kinds)
 
 
 def reason(error: BaseException) -> str:

@@ -224,8 +224,10 @@ def _too_many(source: str, bad: Sequence[BadRow], some: bool, allowed: int, hint
     remedy = f"mend them or allow them with --max-bad-rows (now {allowed})"
     if some or len(bad) == 1:
         return f"{describe(source, bad)}{stopped}; {remedy}{f'. {hint}' if hint and not some else ''}"
+    problems = {row.problem: row for row in reversed(bad)}  # the first row of each problem
+    shown = [str(row) for row in list(problems.values())[::-1][:SHOWN]]
     none = f"{source}: none of the first {len(bad):,} rows can be used{stopped}"
-    return f"{none}: {_examples(bad)}. {hint or remedy.capitalize()}"
+    return f"{none}: {'; '.join(shown)}. {hint or remedy.capitalize()}"
 
 
 def _examples(bad: Sequence[BadRow]) -> str:

@@ -23,6 +23,7 @@ from foreword.data.json_rows import json_rows, jsonl_rows
 from foreword.data.opened import ARCHIVES, COMPRESSED, data_suffix, opened
 from foreword.data.rows import BadRow, Row
 from foreword.errors import DataError
+from foreword.extras import require
 from foreword.plain import shown, text_problem
 
 STDIN = "-"
@@ -150,8 +151,7 @@ def _listed(files: list[Path]) -> str:
 
 
 def _datasets_id(source: str, split: str) -> Rows:
-    import datasets
-
+    datasets = require("datasets", f"to read {shown(source)} as a Datasets id (no file of that name is there)")
     name, _, named_split = source.partition(":")
     try:
         loaded = datasets.load_dataset(name, split=named_split or split, trust_remote_code=False)

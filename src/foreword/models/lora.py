@@ -5,7 +5,6 @@ PEFT implements the adapter. This file loads it, separates it from the base's ow
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from foreword.errors import ConfigError, DependencyError, ModelError, UnsupportedModelError
+from foreword.errors import ConfigError, ModelError, UnsupportedModelError
+from foreword.extras import installed, missing
 from foreword.files import new_folder, read_json, write_json
 from foreword.models.folder import UNREADABLE, read_config
 from foreword.models.weights import hash_tensors
@@ -185,5 +185,5 @@ def combined_hash(model: nn.Module, base_hash: str | None) -> str:
 
 
 def require_peft() -> None:
-    if importlib.util.find_spec("peft") is None:
-        raise DependencyError("a LoRA needs peft: pip install peft")
+    if not installed("peft"):
+        raise missing("peft", "for a LoRA")

@@ -9,12 +9,12 @@ The frozen weights get no gradients. Gradients flow through them to inputs and p
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 
-from foreword.errors import ConfigError, DependencyError
+from foreword.errors import ConfigError
+from foreword.extras import installed, missing
 
 QUANTISATIONS = ("int8", "bnb-8bit", "bnb-4bit")
 _PACKAGE = {"int8": "torchao", "bnb-8bit": "bitsandbytes", "bnb-4bit": "bitsandbytes"}
@@ -30,8 +30,8 @@ def loading_options(kind: str, dtype: torch.dtype, device: str) -> dict[str, Any
     package = _PACKAGE[kind]
     if kind != "int8" and not device.startswith("cuda"):
         raise ConfigError("quantise", f"{kind!r} needs a CUDA device, not {device}; int8 runs on CPU")
-    if importlib.util.find_spec(package) is None:
-        raise DependencyError(f"quantise {kind!r} needs {package}: pip install {package}")
+    if not installed(package):
+        raise missing(package, f"for quantise {kind!r}")
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     if kind == "int8":

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from foreword.errors import PrefixError, PrefixFormatError
-from foreword.prefix import stored
+from foreword.prefix import described, stored
 from foreword.prefix.encoding import Encoded
 from foreword.prefix.kinds import KV, SOFTMAX, Addition, Kind, check_shapes, kind_called
 from foreword.sealing import note_old_format
+from foreword.shown import Shown
 
 FURTHEST = 2**31 - 1  # the largest position offset
 
@@ -29,6 +30,7 @@ class Composer(Protocol):
         self, keys: Sequence[Tensor], values: Sequence[Tensor], *, position_offset: int | None = None
     ) -> Prefix: ...
     def prefix_with_offset(self, prefix: Prefix, offset: int) -> Prefix: ...
+    def prefix_to_cache(self, prefix: Prefix, *, batch_size: int = 1) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Fingerprint:
         return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
 
 
-@dataclass(frozen=True, eq=False)
-class Prefix:
+@dataclass(frozen=True, eq=False, repr=False)
+class Prefix(Shown):
     """A trained prefix: for each attention slot a few key/value vectors that stand before the tokens.
 
     slots: slot name (`decoder.0`, …) → `KV`; lengths can differ between slots. Empty if the kind has no keys.
@@ -111,6 +113,8 @@ class Prefix:
                 raise PrefixError(f"{name} must be floating point, got {tensor.dtype}")
         for name in ("slots", "extras", "record"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    _shown = described.shown
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy as plain values; a mapping proxy can't be pickled."""
@@ -260,6 +264,10 @@ class Prefix:
         Exact for rotary positions with static frequencies. Raises `PositionError` for others.
         """
         return base.prefix_with_offset(self, offset)
+
+    def to_cache(self, base: Composer, *, batch_size: int = 1) -> Any:
+        """See `Base.prefix_to_cache`."""
+        return base.prefix_to_cache(self, batch_size=batch_size)
 
     @classmethod
     def from_kv(

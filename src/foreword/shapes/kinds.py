@@ -166,9 +166,18 @@ class Alone(Shape):
 
     name = "text"
     fields = ("text",)
+    _ABOUT = frozenset(
+        ("id", "source", "url", "meta", "date", "timestamp", "lang", "language", "dump", "file_path", "subset", "split")
+    )
 
     def matches(self, fields: Fields) -> bool:
-        return isinstance(fields.get("text"), str) and not {"label", "labels", "target", "tags"} & set(fields)
+        others = {name: value for name, value in fields.items() if name not in ("text", *self._ABOUT)}
+        learnable = {"label", "labels", "target", "tags", "references"} & set(others)
+        return (
+            isinstance(fields.get("text"), str)
+            and not learnable
+            and not any(isinstance(v, str) for v in others.values())
+        )
 
     asks = matches
 

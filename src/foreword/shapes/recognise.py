@@ -70,7 +70,7 @@ def _advice(fields: Fields) -> str:
     names = [str(name) for name, value in fields.items() if isinstance(value, str) and value.strip()]
     nearest = max(SHAPES.values(), key=lambda shape: sum(name in fields for name in shape.fields))
     missing = [name for name in nearest.fields if name not in fields]
-    near = f"{nearest.name} lacks {', '.join(map(repr, missing))}; " if len(missing) < len(nearest.fields) else ""
+    near = f"{nearest.name} lacks {', '.join(map(repr, missing))}; " if 0 < len(missing) < len(nearest.fields) else ""
     if len(names) < 2:
         return f"{near}Two texts are needed: what is asked and what is answered" if not near else near.rstrip("; ")
     asked = next((name for name in _ASKED if name in names), names[0])

@@ -15,6 +15,7 @@ from foreword.base import Base
 from foreword.base.inputs import ready
 from foreword.data import BadRow, Item, Reading, load_items
 from foreword.data.row_cache import Known
+from foreword.errors import DataError
 from foreword.prefix import Prefix
 from foreword.shapes import SHAPES, of_task
 from foreword.tasks.predictions import Predictions
@@ -139,7 +140,11 @@ class Task(ABC, Generic[ItemT]):
         other = of_task(fields) or next(("lm" for shape in SHAPES.values() if shape.matches(fields)), None)
         if other not in (None, self.name):
             return f"They look like rows of another task: --task {other}"
-        return "Name the fields with --input-field and --target-field" if fields else ""
+        wanted = {"--input-field": self.input_field, "--target-field": self.target_field}
+        given = {"--input-field": self.settings.input_field, "--target-field": self.settings.target_field}
+        missing = [flag for flag, name in wanted.items() if not given[flag] and name not in fields]
+        free = [str(name) for name in fields if name not in (*wanted.values(), *given.values())]
+        return f"Say which field it is: {' '.join(missing)} {'|'.join(free[:4])}" if missing and free else ""
 
     def pads(self, items: Sequence[ItemT], inserted: bool) -> bool:
         """Return True if batches of `items` have padding, so that rows of similar length should share a batch.
@@ -178,6 +183,11 @@ class Task(ABC, Generic[ItemT]):
         """Return the metrics that follow from the mean loss."""
         return {"loss": loss}
 
+    def needs(self, what: str, rows: Sequence[Mapping[str, Any]]) -> DataError:
+        """Return the error for training rows that teach no classes. rows: the first of them, or none."""
+        hint = self.hint(rows[0]) if rows else ""
+        return DataError(f"{self.name} needs {what}{f'. {hint}' if hint else ''}")
+
     def rendering(self) -> dict[str, Any]:
         """Return how rows were rendered, as JSON values for a prefix's record."""
         return {}
@@ -203,6 +213,14 @@ def attached(base: Base, prefix: Prefix | None, prompts: Sequence[Sequence[int]]
 def one_or_each(rows: list[Prefix | None]) -> Prefix | list[Prefix | None] | None:
     """Return `rows` for `attach`: a single prefix if all rows have the same one."""
     return rows[0] if all(row is rows[0] for row in rows) else rows
+
+
+def noting(rows: Iterable[T], first: list[T]) -> Iterator[T]:
+    """Yield `rows`, and put the first of them into the empty list `first`."""
+    for row in rows:
+        if not first:
+            first.append(row)
+        yield row
 
 
 def pieces(tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:

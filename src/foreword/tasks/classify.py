@@ -12,10 +12,11 @@ from torch import Tensor
 
 from foreword.base.rendering import Renderer
 from foreword.data.examples import text_problem
-from foreword.errors import ConfigError, DataError
+from foreword.errors import ConfigError
+from foreword.extras import require
 from foreword.placing import placed
 from foreword.prefix import Prefix
-from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, in_batches
+from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, in_batches, noting
 from foreword.tasks.predictions import Predictions
 
 
@@ -83,16 +84,15 @@ class LabelledTexts(Classification[Labelled]):
         return self.renderer.places
 
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        first: list[Mapping[str, Any]] = []
         if not self.labels:
             fields = (*self.renderer.fields, self._field)
             self.labels = sorted(
-                {row[self._field] for row in rows if not any(text_problem(row, name) for name in fields)}
+                {row[self._field] for row in noting(rows, first) if not any(text_problem(row, name) for name in fields)}
             )
         if len(self.labels) < 2:
             labels = ", ".join(self.labels) or "none"
-            raise DataError(
-                f"{self.name} needs rows of two classes or more, told by texts in {self._field!r}; found {labels}"
-            )
+            raise self.needs(f"rows of two classes or more, told by texts in {self._field!r}; found {labels}", first)
 
     def item(self, fields: Mapping[str, Any], where: str) -> Labelled | str:
         for name in (*self.renderer.fields, self._field):
@@ -112,9 +112,8 @@ def accuracy(predicted: Sequence[Any], labels: Sequence[Any]) -> float:
 
 def macro_f1(predicted: Sequence[int], labels: Sequence[int]) -> float:
     """Return the mean F1 over the classes that occur, in 0…100."""
-    from sklearn.metrics import f1_score
-
-    return float(100 * f1_score(labels, predicted, average="macro", zero_division=0))
+    metrics = require("sklearn.metrics", "to measure F1")
+    return float(100 * metrics.f1_score(labels, predicted, average="macro", zero_division=0))
 
 
 def require_words(words: Mapping[str, Any], labels: Sequence[str], field: str) -> None:

@@ -5,28 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from foreword.extras import require
+
 References = Sequence[Sequence[str]]
 
 
 def bleu(texts: Sequence[str], references: References) -> tuple[float, str]:
     """Return (corpus BLEU in 0…100, sacrebleu's signature); Papineni et al. 2002, Post 2018."""
-    from sacrebleu.metrics import BLEU
-
-    return _sacrebleu(BLEU(), texts, references)
+    metrics = require("sacrebleu.metrics", "to measure BLEU")
+    return _sacrebleu(metrics.BLEU(), texts, references)
 
 
 def chrf(texts: Sequence[str], references: References) -> tuple[float, str]:
     """Return (corpus chrF2 in 0…100, sacrebleu's signature); Popović 2015."""
-    from sacrebleu.metrics import CHRF
-
-    return _sacrebleu(CHRF(), texts, references)
+    metrics = require("sacrebleu.metrics", "to measure chrF")
+    return _sacrebleu(metrics.CHRF(), texts, references)
 
 
 def rouge_l(texts: Sequence[str], references: References) -> float:
     """Return the mean ROUGE-L F1 in 0…100, with the best reference of each row; Lin 2004."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    scorer = require("rouge_score.rouge_scorer", "to measure ROUGE-L").RougeScorer(["rougeL"], use_stemmer=True)
     scores = [
         max(scorer.score(reference, text)["rougeL"].fmeasure for reference in row)
         for text, row in zip(texts, references, strict=True)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from foreword.base import Base
-from foreword.errors import ConfigError, DataError
+from foreword.errors import ConfigError
+from foreword.extras import require
 from foreword.placing import placed
 from foreword.prefix import Prefix
-from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, in_batches, pieces
+from foreword.tasks.base import Measurement, Measuring, PromptItem, Task, TaskSettings, in_batches, noting, pieces
 from foreword.tasks.classify import accuracy
 from foreword.tasks.encode import encoder_side, glues_words, own_states, require_places
 from foreword.tasks.heads import LinearHead, head_for
@@ -56,10 +57,11 @@ class TokenClassification(Task[Tagged]):
         return encoder_side(self.base)
 
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        tags = (row.get(self._tags) for row in rows)
+        first: list[Mapping[str, Any]] = []
+        tags = (row.get(self._tags) for row in noting(rows, first))
         self.labels = sorted({tag for row in tags if isinstance(row, list) for tag in row if isinstance(tag, str)})
         if len(self.labels) < 2:
-            raise DataError(f"token-cls needs rows of two tags or more, found {self.labels} in {self._tags!r}")
+            raise self.needs(f"rows of two tags or more, found {self.labels} in {self._tags!r}", first)
         self.head = head_for(self.base, len(self.labels))
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -123,6 +125,5 @@ class TokenClassification(Task[Tagged]):
 
 def entity_f1(predicted: Sequence[Sequence[str]], tags: Sequence[Sequence[str]]) -> float:
     """Return the F1 over whole entities, in 0…100."""
-    from seqeval.metrics import f1_score
-
-    return float(100 * f1_score([list(row) for row in tags], [list(row) for row in predicted], zero_division=0))
+    metrics = require("seqeval.metrics", "to measure the F1 of entities")
+    return float(100 * metrics.f1_score([list(row) for row in tags], [list(row) for row in predicted], zero_division=0))

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from foreword.base import Base
 from foreword.config import TrainConfig
 from foreword.errors import ConfigError
+from foreword.extras import require
 
 
 def check_trackers(names: tuple[str, ...]) -> None:
     """Raise `ConfigError` for a tracker that is not known or not installed."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    available = {str(tracker) for tracker in get_available_trackers()}
+    if not names:
+        return
+    tracking = require("accelerate.tracking", f"for the tracker {names[0]}")
+    available = {str(tracker) for tracker in tracking.get_available_trackers()}
     for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise ConfigError("trackers", f"{name!r} is not known; choose from {', '.join(LOGGER_TYPE_TO_CLASS)}")
+        if name not in tracking.LOGGER_TYPE_TO_CLASS:
+            known = ", ".join(tracking.LOGGER_TYPE_TO_CLASS)
+            raise ConfigError("trackers", f"{name!r} is not known; choose from {known}")
         if name not in available:
             raise ConfigError("trackers", f"{name!r} is not installed: pip install {name}")
 
 
-def make_accelerator(base: Base, config: TrainConfig) -> Any:
-    """An Accelerator for this run; under `accelerate launch` it joins the other processes."""
-    from accelerate import Accelerator
+@dataclass
+class Alone:
+    """What a run by one process without trackers needs of an Accelerator."""
 
-    accelerator = Accelerator(cpu=base.device.type == "cpu")
+    device: torch.device
+    process_index: int = 0
+    num_processes: int = 1
+    trackers: tuple[Any, ...] = ()
+
+
+def make_accelerator(base: Base, config: TrainConfig) -> Any:
+    """An Accelerator for this run; under `accelerate launch` it joins the other processes.
+
+    A single process without trackers needs none. Raises `DependencyError` if Accelerate is needed and missing.
+    """
+    if not config.trackers and os.environ.get("WORLD_SIZE", "1") in ("", "0", "1"):
+        return Alone(base.device)
+    accelerator = require("accelerate", "for several processes and trackers").Accelerator(cpu=base.device.type == "cpu")
     both_cpu = {accelerator.device.type, base.device.type} == {"cpu"}
     if accelerator.num_processes > 1 and accelerator.device != base.device and not both_cpu:
         raise ConfigError(
@@ -38,9 +58,9 @@ def make_accelerator(base: Base, config: TrainConfig) -> Any:
 
 def start_trackers(accelerator: Any, config: TrainConfig, folder: Path) -> None:
     """Open the run's trackers; they write into its folder."""
-    from accelerate.tracking import filter_trackers
-
     if config.trackers:
+        from accelerate.tracking import filter_trackers
+
         accelerator.project_configuration.set_directories(str(folder / "trackers"))
         accelerator.log_with = filter_trackers(list(config.trackers), accelerator.logging_dir)
         accelerator.init_trackers("foreword")

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from foreword.config import TrainConfig
 from foreword.errors import CheckpointError, ConfigError, RunInUseError
+from foreword.extras import installed
 from foreword.files import (
     Unreadable,
     append_line,
@@ -134,7 +135,9 @@ class RunFolder:
         clear_inside(self.path)
 
     def plot(self) -> None:
-        """Draw loss.png from the history."""
+        """Draw loss.png from the history, if matplotlib is installed."""
+        if not installed("matplotlib"):
+            return
         from matplotlib.figure import Figure
 
         rows = self.rows()

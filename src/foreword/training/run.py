@@ -24,6 +24,7 @@ from foreword.methods.token_options import with_token_options
 from foreword.models.lora import lora_parameters
 from foreword.objectives import Objective, get_objective
 from foreword.prefix import Prefix
+from foreword.shown import Shown
 from foreword.tasks import Task
 from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.checkpoint import find_checkpoint, read_state
@@ -41,8 +42,8 @@ from foreword.training.trained import Trained
 MOST_STEPS = 10**12  # at a thousand a second, thirty years
 
 
-@dataclass(frozen=True)
-class TrainResult:
+@dataclass(frozen=True, repr=False)
+class TrainResult(Shown):
     """prefix: the best one by validation loss, as saved. run: its folder. history: rows as in history.jsonl.
 
     initial: the prefix at step 0. steps: updates done. stopped_early: patience ran out.
@@ -55,6 +56,13 @@ class TrainResult:
     steps: int
     validation_loss: float
     stopped_early: bool
+
+    def _shown(self) -> tuple[str, dict[str, Any]]:
+        early = ", stopped early" if self.stopped_early else ""
+        losses = [row["validation_loss"] for row in self.history if "validation_loss" in row]
+        loss = " → ".join(f"{value:.4f}" for value in (*losses[:1], self.validation_loss))
+        title = f"TrainResult: validation loss {loss} after {self.steps} steps{early}"
+        return title, {"run": self.run, "prefix": self.prefix._shown()[0]}
 
 
 def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> TrainResult:

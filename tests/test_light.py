@@ -1,0 +1,172 @@
+"""A core install: what runs without the packages of the extras, and what says which extra it needs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import foreword
+from foreword.extras import EXTRAS
+from tiny import byte_tokenizer, tiny_model
+
+ROOT = Path(__file__).parents[1]
+SOURCES = Path(foreword.__file__).parent
+CORE = {"torch", "transformers", "safetensors", "numpy", "typer", "rich", "filelock", "pyyaml", "jinja2"}
+# Packages that come with the core, or are used only if they are there
+WITH_CORE = {"yaml", "markupsafe", "cut_cross_entropy", "jinja2", "tokenizers", "huggingface_hub", "packaging"}
+# In place of a core install: no package of an extra can be imported, nor found
+BLOCK = """
+import importlib.util, sys
+blocked = {blocked}
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Finder)
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name.partition(".")[0] in blocked else real(name, *a)
+"""
+PACKAGES = sorted({*EXTRAS, "pandas", "scipy", "nltk", "psutil"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    made: Path = tmp_path_factory.mktemp("light")
+    tiny_model("llama").save_pretrained(made / "model")
+    byte_tokenizer(chat=True).save_pretrained(made / "model")
+    rows = [{"prompt": f"q{i}", "completion": f"a{i}"} for i in range(20)]
+    (made / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (made / "rows.parquet").write_bytes(b"PAR1")
+    (made / "rows.arrow").write_bytes(b"ARROW1")
+    (made / "saved").mkdir()
+    (made / "saved" / "dataset_info.json").write_text("{}")
+    return made
+
+
+def light(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` where only the core is installed."""
+    program = BLOCK.format(blocked=set(PACKAGES)) + code
+    fresh = os.environ | {"FOREWORD_CACHE": str(folder / "cache")}
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=fresh, capture_output=True, text=True, timeout=300
+    )
+
+
+def commands(folder: Path, *lines: list[str]) -> list[dict[str, Any]]:
+    """Exit code, output and errors of each command line."""
+    code = f"""
+import contextlib, io, json
+from foreword.cli.main import execute
+told = []
+for line in {lines!r}:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = execute(line)
+    told.append({{"line": line, "code": code, "out": out.getvalue(), "err": err.getvalue()}})
+print("@@" + json.dumps(told))
+"""
+    done = light(folder, code)
+    assert "@@" in done.stdout, done.stderr[-2000:]
+    told: list[dict[str, Any]] = json.loads(done.stdout.rpartition("@@")[2])
+    return told
+
+
+def test_a_core_install_does_the_main_job(folder) -> None:
+    train = ["train", "--model", "model", "--data", "rows.jsonl", "--length", "3", "--steps", "2", "--output", "run"]
+    told = commands(
+        folder,
+        train,
+        ["train", "--resume", "run"],
+        ["show", "run/prefix"],
+        ["generate", "--prefix", "run", "q", "--max-new-tokens", "3"],
+        ["eval", "--data", "rows.jsonl", "--prefix", "run/prefix", "--max-new-tokens", "3", "--json"],
+        ["export", "run/prefix", "--to", "transformers", "--output", "out"],
+        ["slots", "model"],
+        ["methods", "model"],
+    )
+    assert [entry["code"] for entry in told] == [0] * len(told), [e for e in told if e["code"]]
+    assert "curves" not in told[0]["out"]
+    assert set(json.loads(told[4]["out"])["metrics"]) == {"loss", "perplexity", "exact_match"}
+    assert "bleu, chrf, rouge_l left out: pip install 'foreword[eval]'" in told[4]["err"]
+
+
+NEEDED = {
+    "Parquet": (["train", "--model", "model", "--data", "rows.parquet", "--lr", "0.1"], "data"),
+    "Arrow": (["train", "--model", "model", "--data", "rows.arrow", "--lr", "0.1"], "data"),
+    "a saved folder": (["train", "--model", "model", "--data", "saved", "--lr", "0.1"], "data"),
+    "a hub id": (["train", "--model", "model", "--data", "org/name", "--lr", "0.1"], "data"),
+    "a tracker": (["train", "--model", "model", "--data", "rows.jsonl", "--trackers", "tensorboard"], "train"),
+    "BLEU": (["eval", "--model", "model", "--data", "rows.jsonl", "--metrics", "bleu"], "eval"),
+    "ROUGE-L": (["eval", "--model", "model", "--data", "rows.jsonl", "--metrics", "rouge_l"], "eval"),
+    "entities": (["eval", "--model", "model", "--data", "rows.jsonl", "--metrics", "entity_f1"], "eval"),
+    "the bundled model": (["methods"], "gguf"),
+    "int8": (["generate", "x", "--model", "model", "--quantise", "int8"], "int8"),
+    "a LoRA": (["generate", "x", "--model", "model", "--lora", "saved"], "lora"),
+}
+
+
+def test_what_needs_an_extra_names_it(folder) -> None:
+    told = commands(folder, *(line for line, _ in NEEDED.values()))
+    for (name, (_, extra)), entry in zip(NEEDED.items(), told, strict=True):
+        assert entry["code"] == 1, (name, entry)
+        assert f"pip install 'foreword[{extra}]'" in entry["err"], (name, entry["err"])
+        assert entry["err"].count("error: ") == 1
+
+
+def test_the_core_is_what_the_issue_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {entry.partition(">")[0].partition("=")[0] for entry in project["dependencies"]}
+    assert names == CORE
+    extras = project["optional-dependencies"]
+    distributions = {"rouge_score": "rouge-score", "sklearn": "scikit-learn", "prompt_toolkit": "prompt-toolkit"}
+    for module, extra in EXTRAS.items():
+        listed = [entry.partition(">")[0] for entry in extras[extra]]
+        assert distributions.get(module, module) in listed, (module, extra)
+
+
+def test_other_packages_are_imported_through_extras_only() -> None:
+    """At the top of a file nothing but the core; elsewhere an extra's package only where it was asked for."""
+    known = CORE | WITH_CORE | set(sys.stdlib_module_names) | {"foreword"}
+    for file in SOURCES.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import)
+                else [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            )  # fmt: skip
+            for name in (entry.partition(".")[0] for entry in names):
+                assert name in known or name in EXTRAS, f"{file}: {name}"
+        for node in tree.body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                text = ast.unparse(node)
+                assert not any(text.split()[1].partition(".")[0] == name for name in EXTRAS), f"{file}: {text}"
+
+
+def shortest(*command: str, runs: int = 7) -> float:
+    """Seconds of the fastest of several runs, less those of a bare interpreter."""
+    import time
+
+    def seconds(arguments: tuple[str, ...]) -> float:
+        found = []
+        for _ in range(runs):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            found.append(time.perf_counter() - began)
+        return min(found)
+
+    return seconds(command) - seconds(("-c", ""))
+
+
+def test_importing_is_quick() -> None:
+    """The issue's own limits, for the fastest of several runs."""
+    assert shortest("-c", "import foreword") < 0.1
+    assert shortest("-m", "foreword", "--help") < 0.3
