@@ -34,7 +34,7 @@ def examples_of(base: foreword.Base, data: str, name: str, split: str, limit: in
     """The first `limit` rows of at most `longest` tokens."""
     task = LanguageModelling(base, TaskSettings(TEMPLATES[name]))
     rows, _ = task.load(f"{data}/{name}/{split}.jsonl", Reading(max_tokens=longest, max_bad_rows=10**9, limit=limit))
-    return rows
+    return list(rows)
 
 
 def the_limit(base: foreword.Base) -> Step:

@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def peft(base: foreword.Base, data: str, arguments: argparse.Namespace) -> dict[
 
 
 @torch.no_grad()
-def _peft_loss(model: Any, examples: list[Example]) -> float:
+def _peft_loss(model: Any, examples: Sequence[Example]) -> float:
     total, count = 0.0, 0
     for start in range(0, len(examples), 16):
         chosen = examples[start : start + 16]

@@ -17,7 +17,7 @@ import copy
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def without_prefix(
     return found, sum(parameter.numel() for group in groups for parameter in group["params"])
 
 
-def fit(task: Task, items: list[Any], groups: list[dict[str, Any]], steps: int) -> None:
+def fit(task: Task, items: Sequence[Any], groups: list[dict[str, Any]], steps: int) -> None:
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     parameters = [parameter for group in groups for parameter in group["params"]]
     order = batches([item.num_tokens for item in items], BATCH, 0)

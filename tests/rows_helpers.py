@@ -14,7 +14,7 @@ from foreword.tasks import LanguageModelling, Task, TaskSettings, summed_loss
 
 def load_examples(
     source: str, renderer: Renderer, target_field: str = "target", **reading: Any
-) -> tuple[list[Example], list[BadRow]]:
+) -> tuple[Sequence[Example], list[BadRow]]:
     """The examples of a file, rendered by `renderer`; reading: see `Reading`."""
     rows = LmRows(renderer, RowSettings(target_field=target_field))
     return load_items(source, rows.item, Reading(**reading), rows.ahead)

@@ -90,7 +90,7 @@ class TrainConfig(DataConfig):
 
     validation: str | None = setting(
         group=DATA, of_data=True, per_task=True,
-        help="Held-out rows. Without it: up to 96 rows, at most a tenth, of the data.",
+        help="Held-out rows. Without it: up to 96 rows, at most a tenth, of the data; at least one.",
     )  # fmt: skip
     validation_rows: int | None = setting(
         96, group=DATA, of_data=True, least=1, most=MOST_COUNT,
@@ -117,9 +117,7 @@ class TrainConfig(DataConfig):
     frozen_tokens: int = setting(
         0, group=METHOD, least=0, most=MOST_TOKENS, help="So many first virtual tokens stay as they start."
     )
-    dropout: float = setting(
-        0.0, group=METHOD, least=0, below=1, help="Share of virtual tokens left out of each training step."
-    )
+    dropout: float = setting(0.0, group=METHOD, least=0, below=1, help="Share of virtual tokens left out of each step.")
     head_lr: float = setting(1e-3, group=STEPS, above=0, help="A head's peak learning rate.")
     init_head: str | None = setting(group=START, help="The folder of a trained head to go on from.")
     mixture: Mapping[str, Any] = setting(
@@ -151,7 +149,10 @@ class TrainConfig(DataConfig):
     scheduler: Literal["linear", "cosine", "constant"] = setting(
         "linear", group=STEPS, help="How the learning rate falls after the warm-up."
     )
-    warmup: int = setting(10, group=STEPS, least=0, most=MOST_COUNT, help="Steps of linear warm-up.")
+    warmup: int | float | None = setting(
+        group=STEPS, worked_out=True, least=0, most=MOST_COUNT, share=True,
+        help="Linear warm-up: steps, or a share of them such as 5%. Without it: 5% of the steps, 1 to 10 of them.",
+    )  # fmt: skip
     final_lr: float = setting(0.1, group=STEPS, least=0, help="What the rate falls to, as a share of the peak.")
     weight_decay: float = setting(0.0, group=STEPS, least=0, help="AdamW's weight decay.")
     clip: float = setting(1.0, group=STEPS, above=0, help="Largest norm of all gradients together.")
@@ -175,19 +176,23 @@ class TrainConfig(DataConfig):
     )  # fmt: skip
     lora_lr: float = setting(2e-4, group=STEPS, above=0, help="The LoRA's peak learning rate.")
     patience: int | None = setting(
-        group=SAVING, least=1, most=MOST_COUNT,
-        help="Validations without improvement before the run stops. Without it: never.",
-    )  # fmt: skip
-    validate_every: int | None = setting(
-        group=SAVING, least=1, most=MOST_COUNT, help="Steps between validations. Without it: a tenth of the run."
+        group=SAVING, least=1, most=MOST_COUNT, help="Validations without a better one before the run stops, if any."
     )
+    validate_every: int | None = setting(
+        group=SAVING, least=1, most=MOST_COUNT, worked_out=True,
+        help="Steps between validations. Without it: a tenth of the run, or more if validation_share asks for it.",
+    )  # fmt: skip
+    validation_share: float | None = setting(
+        group=SAVING, worked_out=True, above=0, share=True,
+        help="What validations may cost, as a share of training. Without it: 10%, or any if validate_every is given.",
+    )  # fmt: skip
     samples: int = setting(
         0, group=SAVING, least=0, most=MOST_COUNT, free_on_resume=True,
         help="Held-out rows answered at each validation, for the eye.",
     )  # fmt: skip
     checkpoint_every: int | None = setting(
         group=SAVING, least=1, most=MOST_COUNT, free_on_resume=True,
-        help="Steps between checkpoints. Without it: a tenth of the run.",
+        help="Steps between checkpoints. Without it: a tenth of the run, more if that takes over a tenth of the time.",
     )  # fmt: skip
     keep_checkpoints: int = setting(
         2, group=SAVING, least=1, most=MOST_COUNT, free_on_resume=True, help="Newest checkpoints kept."
@@ -211,6 +216,8 @@ class TrainConfig(DataConfig):
         super().__post_init__()
         if self.accumulation > self.batch_size:
             raise ConfigError("accumulation", f"{self.accumulation} parts don't fit a batch of {self.batch_size} rows")
+        if isinstance(self.warmup, float) and self.warmup >= 1:
+            raise ConfigError("warmup", f"must be a whole number of steps or a share below 100%, not {self.warmup:g}")
         if self.samples and self.mixture:
             raise ConfigError("samples", "the rows of a mixture are not answered; leave samples out")
         if self.init == "prefix" and self.init_prefix is None:

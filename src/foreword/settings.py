@@ -176,6 +176,8 @@ def check_types(config: Any) -> None:
 def _converted(value: Any, hint: Any, about: About | None) -> Any:
     """Return `value` in its declared type if it can be written in another one; else `value`."""
     wants_float = accepts(1.0, hint) and not accepts("", hint)
+    if isinstance(value, str) and wants_float and accepts(1, hint) and value.strip().isdecimal() and len(value) < 20:
+        return int(value)
     if type(value) is int and wants_float and not accepts(1, hint):
         return float(value) if abs(value) < 10**300 else math.inf
     if isinstance(value, Path) and accepts("", hint):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from foreword import status
 from foreword.base.rendering import Renderer
 from foreword.data import Example, LmRows, Reading, RowSettings, load_items
 from foreword.errors import DataError
+from status_helpers import Heard
 from tiny import byte_tokenizer
 
 USER, ASSISTANT = "user", "assistant"
@@ -195,17 +197,6 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
 END = ". lm reads messages, conversations, prompt/completion, instruction/output, input/target, text"
 
 
-class Heard:
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def doing(self, what: str, done: int = 0, total: int | None = None) -> None:
-        pass
-
-
 def reader(chat: bool = True, template: str | None = None, **settings: Any) -> LmRows:
     tokenizer = tokenizer_of(FAMILIES["Phi 4"]) if chat else byte_tokenizer()
     return LmRows(Renderer(tokenizer, template), RowSettings(**settings))
@@ -216,7 +207,7 @@ def write(path: Path, rows: list[Any]) -> str:
     return str(path)
 
 
-def load(source: str, rows: LmRows, **reading: Any) -> tuple[list[Example], list[str], list[str]]:
+def load(source: str, rows: LmRows, **reading: Any) -> tuple[Sequence[Example], list[str], list[str]]:
     """Examples, problems, and what was said."""
     heard = Heard()
     rows.start("rows.jsonl")

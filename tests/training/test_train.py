@@ -18,7 +18,7 @@ from foreword.errors import ConfigError, DataError, NonFiniteError
 from foreword.models.weights import hash_parameters
 from foreword.prefix import Prefix
 from foreword.tasks import Predictions, summed_loss
-from foreword.training import loop
+from foreword.training import validation
 from foreword.training.checkpoint import list_checkpoints
 from foreword.training.events import Started
 from foreword.training.schedule import learning_rate
@@ -143,10 +143,10 @@ def test_nothing_that_is_not_finite_is_applied(rows, monkeypatch, where) -> None
 
 def test_a_run_that_failed_at_once_can_be_tried_again(rows, monkeypatch) -> None:
     base, real = tiny_base(), summed_loss
-    monkeypatch.setattr(loop, "summed_loss", lambda *_: (float("nan"), 1))
+    monkeypatch.setattr(validation, "summed_loss", lambda *_: (float("nan"), 1))
     with pytest.raises(NonFiniteError, match="step 0: the validation loss is not finite"):
         foreword.train(base, settings(rows, steps=1))
-    monkeypatch.setattr(loop, "summed_loss", real)
+    monkeypatch.setattr(validation, "summed_loss", real)
     assert foreword.train(base, settings(rows, steps=1)).steps == 1
 
 

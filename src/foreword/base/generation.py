@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from foreword import status
 from foreword.base.asking import Question, prepare
 from foreword.base.cache import growing_cache
 from foreword.base.frozen import FrozenModel
@@ -62,6 +63,7 @@ def generate_texts_of(
     """
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index][0]))
     texts = [""] * len(prompts)
+    status.doing("generating", 0, len(prompts))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         stops = sorted({stop for index in chosen for stop in prompts[index][1]})
@@ -69,6 +71,7 @@ def generate_texts_of(
         answers = generate_ids(base, ids, [rows[index] for index in chosen], stops, options)
         for index, answer in zip(chosen, answers, strict=True):
             texts[index] = base.tokenizer.decode(answer, skip_special_tokens=True)
+        status.doing("generating", start + len(chosen), len(prompts))
         progress(len(chosen))
     return texts
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foreword import status
 from foreword.base.base import Base
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
@@ -66,6 +67,7 @@ def load(
 
     if dtype not in DTYPES:
         raise ConfigError("dtype", f"must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    status.doing(f"loading {model}")
     target = _device(device)
     source = resolve(model, announce)
     if source.gguf_file is None:
@@ -82,6 +84,7 @@ def load(
     except _UNREADABLE as error:
         raise ModelError(f"{model} can't be loaded: {_first_line(error)}") from error
     weights.require_unchanged()
+    status.doing(f"loading the tokenizer of {model}")
     tokenizer = _tokenizer(source, loaded.config)
     placed = loaded if "device_map" in options else loaded.to(target)
     return Base(
@@ -101,6 +104,7 @@ def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
     from transformers import AutoConfig
 
     path = Path(model)
+    status.doing(f"reading the configuration of {model}")
     try:
         if gguf_file is not None:
             return AutoConfig.from_pretrained(path, gguf_file=gguf_file, trust_remote_code=False)
@@ -198,6 +202,7 @@ def _from_hub(name: str, announce: Callable[[str], None] | None) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    status.doing(f"fetching {name} from the hub")
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
         return Source(Path(snapshot_download(name, allow_patterns=patterns)), name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foreword.cli import common
+from foreword.cli import common, live
 from foreword.cli.prefixes import Prefixes
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def command(
 
     Example: foreword chat --prefix runs/formal --prefix runs/short
     """
+    common.begin()
     known = Prefixes(prefix or [])
     base = common.load_base(common.model_for(model, known.first), dtype, device, quantise, lora)
     from foreword.base.generation import require_generating
@@ -89,6 +90,7 @@ def talk(session: Session, ask: Callable[[], str]) -> None:
     from foreword.errors import ForewordError
 
     while True:
+        live.settle()
         try:
             line = ask()
         except EOFError:
@@ -108,6 +110,7 @@ def talk(session: Session, ask: Callable[[], str]) -> None:
 
 
 def _answer(session: Session, line: str) -> None:
+    live.settle()
     pieces = session.answer(line)
     shown = (lambda text: common.printable(text, keep="\n\t")) if sys.stdout.isatty() else str
     try:

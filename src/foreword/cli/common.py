@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
+from foreword import status
+from foreword.cli import live
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +73,11 @@ def _escaped(character: str) -> str:
 class _Printer(Console):
     """A console whose text is `printable`; colours and cursor movements are Rich's own."""
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        if not self.stderr:
+            live.settle()
+        super().print(*objects, **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else printable(segment.text, keep="\n")
@@ -82,7 +90,7 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """Progress and notes; `is_terminal` says whether to show progress."""
+    """Notes, and what is going on."""
     return _Printer(stderr=True, highlight=False, markup=False)
 
 
@@ -93,6 +101,7 @@ def table(header: bool = True) -> Table:
 
 def print_json(value: Any) -> None:
     """Print valid JSON: what is not finite becomes null, and characters that could steer a terminal are escaped."""
+    live.settle()
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     typer.echo(_UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text))
 
@@ -107,7 +116,28 @@ def _finite(value: Any) -> Any:
 
 def say(text: str) -> None:
     """Print one line on stderr, whatever characters are in it."""
+    if (shown := live.shown()) is None:
+        echo(text)
+    else:
+        shown.say(text)
+
+
+def echo(text: str) -> None:
     typer.echo(printable(text), err=True)
+
+
+def note(text: str) -> None:
+    say(f"note: {text}")
+
+
+LOADING = "loading PyTorch and Transformers"
+
+
+def begin(what: str = LOADING) -> None:
+    """Say what is going on, at once if PyTorch is still to be imported: that takes seconds."""
+    status.doing(what)
+    if "torch" not in sys.modules and (shown := live.shown()) is not None:
+        shown.tell()
 
 
 def load_base(
@@ -117,8 +147,9 @@ def load_base(
     quantise: str | None = None,
     lora: str | None = None,
 ) -> Base:
-    """`foreword.load` without other libraries' progress bars; long steps are announced on stderr."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    """`foreword.load` without other libraries' progress bars; what takes long is said on stderr."""
+    begin(f"loading {model}")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "off")  # rows are tokenised with threads: `data.tokenizing`
     from transformers.utils import logging as transformers_logging
 
     from foreword.base import load
@@ -126,10 +157,6 @@ def load_base(
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     return load(model, dtype=dtype or "float32", device=device or "auto", quantise=quantise, lora=lora, announce=note)
-
-
-def note(text: str) -> None:
-    say(f"note: {text}")
 
 
 def model_for(model: str | None, prefix: str | None) -> str:
@@ -162,19 +189,9 @@ def model_for(model: str | None, prefix: str | None) -> str:
 
 @contextmanager
 def bar(console: Console, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar fed with (what, done, total); shows on a terminal only."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
-
-        yield update
+    """For verbs whose work takes a callback: yields one that tells (what, done, total) to who listens."""
+    yield status.doing
+    live.settle()
 
 
 def kilobytes(path: Path) -> float:

@@ -31,6 +31,7 @@ def command(
 
     Example: foreword compress runs/e2e/prefix --keep-loss 1% --output prefixes/e2e-small
     """
+    common.begin()
     from foreword.compression.data import recorded_settings
     from foreword.prefix.stored import read_manifest
     from foreword.settings import build
@@ -45,8 +46,7 @@ def command(
 
     check(config)
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
-    with common.bar(common.err(), quiet=json) as update:
-        measured = sweep(base, config, progress=update)
+    measured = sweep(base, config)
     for row in measured:
         if row.note is not None:
             common.note(f"{row.choice}: kept as it was before recovery; {row.note}")

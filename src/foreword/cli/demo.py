@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from foreword.cli import common
+from foreword.cli import common, live
 
 if TYPE_CHECKING:
     from foreword.demo.task import DemoData
@@ -41,17 +41,13 @@ def command(
         raise ConfigError("--output", f"{output} exists and is not empty; remove it or choose another folder")
     began = time.monotonic()
     base = common.load_base(common.model_for(model, None))
-    from foreword.cli.progress import TrainingProgress
     from foreword.demo.run import DemoConfig, compare, peak_megabytes, train_demo
 
     config = DemoConfig(steps=steps, rows=rows, seed=seed, output=str(output))
-    console = common.err()
     if not json:
         common.note(f"training a {config.length}-token prefix on {base.name}; its weights stay as they are")
-    with TrainingProgress(console, quiet=json) as observer:
-        data, result = train_demo(base, config, observer)
-    with common.bar(console, quiet=json) as progress:
-        contenders = compare(base, data, result, progress)
+    data, result = train_demo(base, config, live.shown())
+    contenders = compare(base, data, result)
     prefix = result.run / "prefix"
     facts: dict[str, Any] = {
         "prefix": str(prefix),

@@ -41,9 +41,7 @@ def command(
 
     require_metrics(config.metrics or ())
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
-
-    with common.bar(common.err(), quiet=json) as update:
-        result = evaluate(base, config, progress=update)
+    result = evaluate(base, config)
     for bad in result.bad_rows:
         common.note(f"left out {bad}")
     if answers is not None:
@@ -54,6 +52,7 @@ def command(
 
 def _config(data: str, prefix: str | None, model: str | None, flags: dict[str, Any]) -> EvalConfig:
     """Settings of the prefix's training, then the flags'."""
+    common.begin()
     from foreword.prefix.records import recorded_config
     from foreword.prefix.stored import read_manifest
     from foreword.settings import build

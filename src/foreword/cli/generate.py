@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foreword.cli import common
+from foreword.cli import common, live
 from foreword.cli.asked import asked
 from foreword.cli.flags import unescape
 from foreword.cli.prefixes import Prefixes
@@ -70,6 +70,7 @@ def command(
     Example: foreword generate --file rows.jsonl --prefix runs/formal --prefix runs/short --prefix-field style
     """
     sampled = sampling(temperature, top_p, num)
+    common.begin()
     known = Prefixes(prefix or [])
     inputs = asked(prompts, file, known.templates())
     names = known.of_inputs(inputs, prefix_field)
@@ -126,6 +127,7 @@ def set_seed(seed: int | None) -> None:
 
 
 def _stream(base: Base, prompt: Any, prefix: Any, options: dict[str, Any]) -> None:
+    live.settle()
     for piece in base.stream(prompt, prefix, **options):
         typer.echo(common.printable(piece, keep="\n\t"), nl=False)
     typer.echo()

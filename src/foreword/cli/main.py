@@ -5,16 +5,36 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
+from foreword import status
 from foreword._version import __version__
-from foreword.cli import chat, common, compress, demo, doctor, evaluate, export, generate, methods, show, slots, train
+from foreword.cli import (
+    chat,
+    common,
+    compress,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    live,
+    methods,
+    show,
+    slots,
+    train,
+)
+from foreword.cli.stopping import Terminated, terminable
 from foreword.errors import ConfigError, DataError, ForewordError, InterruptedRunError
 
+IMPORTING = 1.0  # seconds until the first line: while Python imports, the line can be late
 LISTED = 20  # bad rows that are named one by one; of more, the error's text names the first
 # Click's own base of usage errors; Typer carries its own copy of Click
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -56,7 +76,7 @@ def main(
 
 def run() -> None:
     """Run the command line and exit: 0 on success, 2 for wrong usage or settings, 130 on Ctrl-C and 143
-    on SIGTERM (a training run is saved first), else 1."""
+    on SIGTERM (a training run that has begun is saved first), else 1."""
     sys.exit(execute(sys.argv[1:]))
 
 
@@ -68,15 +88,17 @@ def execute(arguments: list[str]) -> int:
     for noisy in ("torchao", "torch.utils._pytree"):  # what torchao says when Transformers imports it
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        result = app(arguments, prog_name="foreword", standalone_mode=False)
+        with terminable(), _shown():
+            result = app(arguments, prog_name="foreword", standalone_mode=False)
     except _USAGE as error:
         shown = io.StringIO()
         error.show(file=shown)
         typer.echo(common.printable(shown.getvalue(), keep="\n"), err=True, nl=False)
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted", err=True)
-        return 130
+        return _stopped(signal.SIGINT)
+    except Terminated:
+        return _stopped(signal.SIGTERM)
     except BrokenPipeError:
         return 1
     except ForewordError as error:
@@ -85,8 +107,11 @@ def execute(arguments: list[str]) -> int:
         problems = error.problems if isinstance(error, DataError) and len(error.problems) <= LISTED else ()
         for problem in problems[DataError.shown :]:
             common.say(f"bad row: {problem}")
-        if not isinstance(error, InterruptedRunError) or os.environ.get("RANK", "0") == "0":
-            common.say(f"error: {' '.join(str(error).split())}")
+        if isinstance(error, InterruptedRunError):
+            if _speaks():
+                common.say(_one_line(error))
+        else:
+            common.say(f"error: {_one_line(error)}")
         return 2 if isinstance(error, ConfigError) else getattr(error, "exit_code", 1)
     except Exception as error:
         if debug:
@@ -94,8 +119,35 @@ def execute(arguments: list[str]) -> int:
         common.say(_told(error))
         return 1
     if result == 130:  # Typer's own answer to Ctrl-C
-        typer.echo("interrupted", err=True)
+        return _stopped(signal.SIGINT)
     return int(result) if isinstance(result, int) else 0
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
+    """Within the block what takes long is shown, by the first of several processes."""
+    if not _speaks():
+        yield
+        return
+    loaded = "torch" in sys.modules
+    first = status.FIRST if loaded else IMPORTING
+    with live.showing(live.Live(common.err(), common.echo, first=first)) as shown:
+        shown.doing("starting" if loaded else common.LOADING)
+        yield
+
+
+def _speaks() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _stopped(number: signal.Signals) -> int:
+    if _speaks():
+        common.say(f"stopped by {number.name}")
+    return 128 + number
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _told(error: Exception) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foreword.cli import common
+from foreword.cli import common, live
 from foreword.cli.flags import pairs, values, with_flags
 from foreword.cli.prefixes import how_to_use
 from foreword.config import TrainConfig
@@ -43,13 +43,12 @@ def command(
     given = pairs("--set", settings or []) | values(TrainConfig, flags)
     config = _config(run, given)
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
-    from foreword.cli.progress import TrainingProgress
     from foreword.training import train
-    from foreword.training.events import EventFile, all_of
+    from foreword.training.events import EventFile, Observer, all_of
     from foreword.training.processes import leave_processes
 
-    with TrainingProgress(common.err(), quiet=json) as progress:
-        result = train(base, config, progress if events is None else all_of(progress, EventFile(events)))
+    watching: list[Observer] = [] if (shown := live.shown()) is None else [shown]
+    result = train(base, config, all_of(*watching, *([] if events is None else [EventFile(events)])))
     if leave_processes():
         _report(result, config, json)
 
@@ -57,15 +56,22 @@ def command(
 def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
     """Settings of the resumed run, then the file's, then the flags'."""
     from foreword.settings import build, describe, read_settings
-    from foreword.training.checkpoint import find_checkpoint, read_state
 
     values = {} if run is None else read_settings(run)
     resume = flags.get("resume") or values.get("resume")
-    saved = read_state(find_checkpoint(Path(resume)))[1] if resume else {}
+    saved = _recorded(Path(resume)) if resume else {}
     known = {name: value for name, value in saved.items() if name in describe(TrainConfig)}
     if newer := sorted(set(saved) - set(known)):
         common.note(f"the run has settings of another version, which are ignored: {', '.join(newer)}")
     return build(TrainConfig, known | values | flags, run or "flags")
+
+
+def _recorded(run: Path) -> dict[str, Any]:
+    """The settings of the run to go on with."""
+    common.begin()
+    from foreword.training.checkpoint import find_checkpoint, read_state
+
+    return read_state(find_checkpoint(run))[1]
 
 
 def _report(result: TrainResult, config: TrainConfig, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from foreword.config import CompressConfig
 from foreword.data import Example, Reading
 from foreword.data.examples import room
 from foreword.data.order import HELD_OUT, held_out, permutation
+from foreword.data.views import Chosen, without
 from foreword.errors import ConfigError
 from foreword.prefix import Prefix
 from foreword.prefix.records import is_local_data, recorded_config, recorded_template, run_settings
@@ -26,8 +27,8 @@ class SweepRows:
     """task: the task of the rows. validation: the measured rows. training: other rows; empty if they aren't needed."""
 
     task: LanguageModelling
-    validation: list[Example]
-    training: list[Example]
+    validation: Sequence[Example]
+    training: Sequence[Example]
 
     def for_mass(self, count: int, seed: int) -> list[Example]:
         """Return `count` random rows: training rows, or validation rows if there are none. seed: of the choice."""
@@ -74,7 +75,7 @@ def load_rows(base: Base, prefix: Prefix, config: CompressConfig, *, needs_train
     task = LanguageModelling(base, settings_of(given))
     most = config.max_tokens or room(base, max(prefix.length, prefix.position_offset))
     reading = Reading(max_tokens=most, max_bad_rows=config.max_bad_rows)
-    training: list[Example] = []
+    training: Sequence[Example] = []
     if config.data and (needs_training or config.validation is None):
         _require_there("data", config.data, prefix, config)
         training, _ = task.load(config.data, reading)
@@ -84,8 +85,7 @@ def load_rows(base: Base, prefix: Prefix, config: CompressConfig, *, needs_train
         measured, _ = task.load(config.validation, reading)
         return SweepRows(task, measured, training)
     chosen = _held_out(prefix, config, training)
-    kept = _without(training, chosen)
-    return SweepRows(task, [training[index] for index in chosen[: config.validation_rows]], kept)
+    return SweepRows(task, Chosen(training, chosen[: config.validation_rows]), without(training, chosen))
 
 
 def _held_out(prefix: Prefix, config: CompressConfig, items: Sequence[Example]) -> list[int]:
@@ -100,10 +100,10 @@ def _held_out(prefix: Prefix, config: CompressConfig, items: Sequence[Example]) 
         raise ConfigError("validation", f"the prefix was trained on every row of {config.data}; name other rows")
     most = trained.get("validation_rows", config.validation_rows) or HELD_OUT
     chosen = held_out(len(items), most, trained.get("seed", config.seed))
-    if not same_path and digest(_without(items, chosen)) != trained_rows:
+    if not same_path and digest(without(items, chosen)) != trained_rows:
         chosen = held_out(len(items), config.validation_rows or HELD_OUT, config.seed)
     if not chosen:
-        raise ConfigError("validation", f"{len(items)} rows are too few to hold some out; name a validation file")
+        raise ConfigError("validation", f"{len(items)} row is too few to hold some out; name a validation file")
     return chosen
 
 
@@ -112,11 +112,6 @@ def _training_digest(record: Mapping[str, Any]) -> Any:
     data = record.get("data")
     training = data.get("training") if isinstance(data, Mapping) else None
     return training.get("digest") if isinstance(training, Mapping) else None
-
-
-def _without(items: Sequence[Example], left_out: Sequence[int]) -> list[Example]:
-    unwanted = set(left_out)
-    return [item for index, item in enumerate(items) if index not in unwanted]
 
 
 def _require_there(field: str, source: str, prefix: Prefix, config: CompressConfig) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from foreword import status
 from foreword.attach import observed
 from foreword.attention.backends import math_part
 from foreword.attention.call import AttentionCall
@@ -51,6 +52,7 @@ def attention_mass(base: Base, prefix: Prefix, examples: Sequence[Example], batc
 
     with torch.no_grad(), observed(base.model, base.model_slots, [prefix], observe):
         for start in range(0, len(examples), batch_size):
+            status.doing("measuring attention", start, len(examples))
             chosen = examples[start : start + batch_size]
             real = _real(chosen, base.device)
             target_logits(base, collate(chosen, base))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from foreword import status
 from foreword.base import Base
 from foreword.compression.forms import Student
 from foreword.data.lm_rows import Example
@@ -59,6 +60,7 @@ def recover(
                 f"recovery step {step + 1}: the {quantity} is not finite, {value:g} (rows {rows}); a lower lr may help"
             )
         losses.append(value)
+        status.doing("recovering", step + 1, steps, f"divergence {value:.4f}")
     return losses
 
 

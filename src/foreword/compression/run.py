@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from foreword import status
 from foreword.base import Base
 from foreword.compression.choices import UNCOMPRESSED, Choice, default_names, parse, require_compressible
 from foreword.compression.data import SweepRows, load_rows, with_recorded
@@ -81,6 +82,7 @@ def sweep(
     measurer.prepare(by_mass)
     measured: list[MeasuredChoice] = []
     for number, choice in enumerate([None, *choices]):
+        status.doing("measuring choices", number, len(choices) + 1)
         measured.append(measurer.measure(choice))
         if progress is not None:
             progress("choices", number + 1, len(choices) + 1)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from foreword import status
 from foreword.base.frozen import FrozenModel
+from foreword.data.compact import LISTED as LISTED_ITEMS
+from foreword.data.compact import Gathering
 from foreword.data.readers import read_rows
+from foreword.data.row_cache import Known, kept_items, make_room, place_of, rows_folder
 from foreword.data.rows import BadRow, Row
-from foreword.errors import ConfigError, DataError
+from foreword.data.tokenizing import row_count, threads_of_tokenizers
+from foreword.errors import ConfigError, DataError, StorageError
 
 SHOWN = DataError.shown
 LISTED = 10_000  # bad rows after which reading stops, if fewer are allowed
@@ -74,28 +81,71 @@ def load_items(
     reading: Reading,
     ahead: Callable[[Sequence[Mapping[str, Any]]], None] = lambda rows: None,
     hint: Callable[[Mapping[str, Any]], str] = lambda fields: "",
-) -> tuple[list[ItemT], list[BadRow]]:
+    known: Known | None = None,
+) -> tuple[Sequence[ItemT], list[BadRow]]:
     """Return all usable rows of `source` as items, in file order, and the bad rows.
 
     make(fields, where): returns the item of a row, or a text that says what is wrong with the row. ahead: called with
     the fields of the rows that come next. A row is also bad if its line can't be read, or if it has more than
     `max_tokens` tokens.
     hint: called with the fields of the first row if none of the first rows is usable; returns what would help.
+    known: what the items can be known again by; those of a large file are then kept in the cache. Many items are not
+    held in memory but made when they are asked for.
     Raises `DataError` if there are more than `max_bad_rows` bad rows, or if no row is usable. It lists file and line of
     each bad row (the first three in the text); after 1,024 without a usable one, or 10,000, it reads no further.
     """
+    place = place_of(source, asdict(reading), known)
+    if place is not None and known is not None and (kept := kept_items(place, known)) is not None:
+        ahead(next(_chunks(source, reading))[1])  # by the first rows a task knows their shape
+        status.note(f"{source}: {len(kept[0]):,} rows as they were tokenised before")
+        return kept
+    try:
+        return _read_items(source, make, reading, ahead, hint, place)
+    except StorageError as error:
+        status.note(f"the rows are held in memory, since they can't be stored: {error}")
+        return _read_items(source, make, reading, ahead, hint, None, listed=sys.maxsize)
+
+
+def _read_items(
+    source: str,
+    make: Callable[[Mapping[str, Any], str], ItemT | str],
+    reading: Reading,
+    ahead: Callable[[Sequence[Mapping[str, Any]]], None],
+    hint: Callable[[Mapping[str, Any]], str],
+    place: Path | None,
+    listed: int | None = None,
+) -> tuple[Sequence[ItemT], list[BadRow]]:
+    """Read and tokenise every row. place: where the items are kept; None: nowhere. listed: so many are a list."""
     first: list[Mapping[str, Any]] = []
+    total, what = row_count(source, reading.limit), f"tokenising {Path(source).name}"
 
     def items() -> Iterator[ItemT | BadRow]:
-        rows = read_rows(source, reading.split)
-        while chunk := list(islice(rows, AHEAD if reading.limit is None else min(reading.limit, AHEAD))):
-            fields = [row.fields for row in chunk if isinstance(row, Row) and not broken_field(row.fields)]
+        done = 0
+        status.doing(what, done, total)
+        for chunk, fields in _chunks(source, reading):
             first.extend(fields[: 1 - len(first)])
             ahead(fields)
             for row in chunk:
                 yield _item(row, make, reading)
+            done += len(chunk)
+            status.doing(what, done, total)
 
-    return collect(source, items(), reading.max_bad_rows, reading.limit, lambda: hint(first[0]) if first else "")
+    store = Gathering[ItemT](place or rows_folder() / "unkept", place is not None, listed or LISTED_ITEMS)
+    with threads_of_tokenizers(), store as usable:
+        bad = gather(
+            source, items(), usable, reading.max_bad_rows, reading.limit, lambda: hint(first[0]) if first else ""
+        )
+        gathered = usable.finish({"bad": [[row.file, row.line, row.problem] for row in bad]})
+    if place is not None and not isinstance(gathered, list):
+        make_room(place)
+    return gathered, bad
+
+
+def _chunks(source: str, reading: Reading) -> Iterator[tuple[list[Row | BadRow], list[Mapping[str, Any]]]]:
+    """Yield (rows, fields of those that can be read), `AHEAD` rows at a time."""
+    rows = read_rows(source, reading.split)
+    while chunk := list(islice(rows, AHEAD if reading.limit is None else min(reading.limit, AHEAD))):
+        yield chunk, [row.fields for row in chunk if isinstance(row, Row) and not broken_field(row.fields)]
 
 
 def broken_field(fields: Mapping[str, Any]) -> str | None:
@@ -133,30 +183,40 @@ def _item(row: Row | BadRow, make: Callable[[Mapping[str, Any], str], ItemT | st
     return item
 
 
-def collect(
+def collect(source: str, rows: Iterable[T | BadRow], max_bad_rows: int) -> tuple[list[T], list[BadRow]]:
+    """Return (usable rows, bad rows) of `rows`. Raises `DataError` as `load_items` does."""
+    usable = Gathering[T](None)
+    bad = gather(source, rows, usable, max_bad_rows)
+    return list(usable.finish({})), bad
+
+
+def gather(
     source: str,
     rows: Iterable[T | BadRow],
+    usable: Gathering[T],
     max_bad_rows: int,
     limit: int | None = None,
     hint: Callable[[], str] = str,
-) -> tuple[list[T], list[BadRow]]:
-    """Return (usable rows, bad rows) of `rows`. limit: see `Reading`. Raises `DataError` as `load_items` does."""
-    usable: list[T] = []
+) -> list[BadRow]:
+    """Put the usable ones of `rows` into `usable` and return the bad ones. limit: see `Reading`.
+
+    Raises `DataError` as `load_items` does.
+    """
     bad: list[BadRow] = []
     for row in rows:
         if isinstance(row, BadRow):
             bad.append(row)
-            if len(bad) >= (LISTED if usable else AHEAD) and len(bad) > max_bad_rows:
+            if len(bad) >= (LISTED if len(usable) else AHEAD) and len(bad) > max_bad_rows:
                 break
         else:
             usable.append(row)
             if limit is not None and len(usable) == limit:
                 break
     if len(bad) > max_bad_rows:
-        raise DataError(_too_many(source, bad, bool(usable), max_bad_rows, hint()), [str(row) for row in bad])
-    if not usable:
+        raise DataError(_too_many(source, bad, len(usable) > 0, max_bad_rows, hint()), [str(row) for row in bad])
+    if not len(usable):
         raise DataError(f"{source}: no usable row in it")
-    return usable, bad
+    return bad
 
 
 def _too_many(source: str, bad: Sequence[BadRow], some: bool, allowed: int, hint: str) -> str:

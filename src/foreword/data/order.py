@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from foreword.data.views import Numbers
+
 WINDOW = 16  # batches
 HELD_OUT = 96  # the most rows that a run holds out
 
@@ -23,7 +25,7 @@ def steps_per_epoch(num_rows: int, batch_size: int) -> int:
 
 
 def batches(
-    lengths: Sequence[int], batch_size: int, seed: int, start: int = 0, window: int = WINDOW
+    lengths: Sequence[int] | Numbers, batch_size: int, seed: int, start: int = 0, window: int = WINDOW
 ) -> Iterator[list[int]]:
     """Yield the row indices of batch `start`, `start + 1`, … without end.
 
@@ -43,11 +45,15 @@ def permutation(num_rows: int, seed: int, epoch: int) -> list[int]:
 
 
 def held_out(num_rows: int, most: int, seed: int) -> list[int]:
-    """Return the rows, in order, that a run without a validation file holds out: a tenth, but at most `most`."""
-    return sorted(permutation(num_rows, seed, -1 % 2**31)[: min(most, num_rows // 10)])
+    """Return the rows, in order, that a run without a validation file holds out: a tenth, but at most `most`.
+
+    Of fewer than ten rows one is held out; a single row is for training alone.
+    """
+    count = num_rows // 10 or int(num_rows > 1)
+    return sorted(permutation(num_rows, seed, -1 % 2**31)[: min(most, count)])
 
 
-def _epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int, window: int) -> list[list[int]]:
+def _epoch(lengths: Sequence[int] | Numbers, batch_size: int, seed: int, epoch: int, window: int) -> list[list[int]]:
     order = permutation(len(lengths), seed, epoch)
     in_order: list[list[int]] = []
     for start in range(0, len(order), window * batch_size):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from foreword import status
 from foreword.base import Base
 from foreword.config import TrainConfig
 from foreword.data import Reading
@@ -58,6 +59,7 @@ def compare(
     for number, (name, contender) in enumerate(contenders.items()):
         if progress is not None:
             progress("measuring", number, len(contenders))
+        status.doing(f"measuring {name}, {number + 1} of {len(contenders)}")
         measured[name] = _measure(base, *contender)
     return measured
 

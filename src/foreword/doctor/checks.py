@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from foreword import status
 from foreword.base import Base
 from foreword.config import TrainConfig
 from foreword.doctor.report import Check
@@ -33,8 +34,10 @@ def run_checks() -> Iterator[Check]:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device, (name, check) in product(devices, checks.items()):
         began = time.perf_counter()
+        status.doing(f"checking {name}")
         try:
-            passed, seen = check(_tiny_base(device))
+            with status.listening(status.Silent()):
+                passed, seen = check(_tiny_base(device))
         except Exception as error:  # noqa: BLE001 - a broken installation may raise anything, and the report must say what
             passed, seen = False, f"{type(error).__name__}: {' '.join(str(error).split())}"
         yield Check(name if device == "cpu" else f"{name}, on {device}", passed, seen, time.perf_counter() - began)

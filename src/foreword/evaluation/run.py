@@ -125,12 +125,14 @@ def evaluate_items(
 
 
 def _counter(what: str, total: int, progress: Progress | None) -> Callable[[int], None]:
-    """Turns numbers of finished rows into calls of `progress`."""
+    """Turns numbers of finished rows into calls of `progress`, and tells them."""
     done = 0
+    status.doing(f"measuring {what}", 0, total)
 
     def step(count: int) -> None:
         nonlocal done
         done += count
+        status.doing(f"measuring {what}", done, total)
         if progress is not None:
             progress(what, done, total)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from foreword import status
 from foreword.errors import DependencyError
 from foreword.extras import require
 from foreword.files import cache_folder, fsync, new_folder
@@ -35,10 +36,12 @@ def ensure(announce: Callable[[str], None] | None = None) -> Path:
         return target
     gguf = _require()
     target.parent.mkdir(parents=True, exist_ok=True)
+    status.doing(f"waiting for another process that converts {gguf.name}")
     with FileLock(target.with_suffix(".lock")):
         if not target.is_dir():
             if announce is not None:
                 announce(f"converting {gguf.name} once into {target} (about a minute)")
+            status.doing(f"converting {gguf.name} once")
             _convert(gguf, target)
     return target
 

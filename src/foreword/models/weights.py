@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import torch
 
+from foreword import status
 from foreword.errors import ModelError, StorageError
 from foreword.files import Unreadable, cache_folder, read_json, write_json
 
@@ -121,7 +122,7 @@ def _file_digest(path: Path, handle: int, opened: os.stat_result) -> str:
     entry = _remembered(store)
     if entry.get("identity") == identity and isinstance(entry.get("digest"), str):
         return str(entry["digest"])
-    digest = _digest(handle)
+    digest = _digest(handle, f"hashing {path.name}, in MB", opened.st_size)
     if _state(os.fstat(handle)) != _state(opened):
         raise ModelError(f"{path} was overwritten after it was loaded, so the hash of its weights is lost; load again")
     try:
@@ -132,12 +133,13 @@ def _file_digest(path: Path, handle: int, opened: os.stat_result) -> str:
     return digest
 
 
-def _digest(handle: int) -> str:
-    """Return the SHA-256 of an open file, read without its shared offset."""
+def _digest(handle: int, what: str, size: int) -> str:
+    """Return the SHA-256 of an open file, read without its shared offset. what: said meanwhile."""
     digest, offset = hashlib.sha256(), 0
     while block := os.pread(handle, 2**22, offset):
         digest.update(block)
         offset += len(block)
+        status.doing(what, offset // 10**6, size // 10**6)
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from foreword import status
 from foreword.errors import ForewordError, UnsupportedModelError
 from foreword.models.architectures import dispatching, listed, refusal, remember
 from foreword.models.slots import find_slots
@@ -32,6 +33,7 @@ def require_proof(model: Any) -> None:
     key = remembered.identity(model)
     outcome = remembered.recall(key)
     if outcome is None:
+        status.doing(f"trying attention of type {model.config.model_type} with a tiny model, once")
         outcome = prove(model)
         remembered.store(key, outcome)
     if outcome.architecture is None:

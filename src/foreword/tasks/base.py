@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foreword.base import Base
 from foreword.base.inputs import ready
 from foreword.data import BadRow, Item, Reading, load_items
+from foreword.data.row_cache import Known
 from foreword.errors import DataError
 from foreword.prefix import Prefix
 from foreword.shapes import SHAPES, of_task
@@ -126,9 +127,13 @@ class Task(ABC, Generic[ItemT]):
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Learn from the training rows what only they contain, such as labels. Called once, before any item is made."""
 
-    def load(self, source: str, reading: Reading) -> tuple[list[ItemT], list[BadRow]]:
+    def load(self, source: str, reading: Reading) -> tuple[Sequence[ItemT], list[BadRow]]:
         """Return the items of usable rows in file order, and the bad rows. Raises `DataError` as `load_items` does."""
-        return load_items(source, self.item, reading, self.ahead, self.hint)
+        return load_items(source, self.item, reading, self.ahead, self.hint, self.known())
+
+    def known(self) -> Known | None:
+        """Return what its items can be known again by, so that those of large files are kept; None: by nothing."""
+        return None
 
     def hint(self, fields: Mapping[str, Any]) -> str:
         """Return what would help where no row can be used; `fields` are those of the first."""

@@ -13,7 +13,7 @@ import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, compress, repeat
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,8 +25,11 @@ from foreword.base import Base
 from foreword.base.generation import generate_texts_of
 from foreword.base.inputs import padded, ready
 from foreword.base.rendering import Renderer
+from foreword.base.tokenizers import tokenizer_identity
 from foreword.config import TEXT_METRICS
 from foreword.data import BadRow, Example, LmRows, Reading, RowSettings
+from foreword.data.row_cache import Known
+from foreword.data.views import token_counts
 from foreword.errors import ConfigError, UnsupportedModelError
 from foreword.placing import placed
 from foreword.prefix import Prefix
@@ -89,14 +92,21 @@ class LanguageModelling(Task[Example]):
     def item(self, fields: Mapping[str, Any], where: str) -> Example | str:
         return self.rows.item(fields, where)
 
-    def load(self, source: str, reading: Reading) -> tuple[list[Example], list[BadRow]]:
+    def known(self) -> Known | None:
+        identity = tokenizer_identity(self.base.tokenizer)
+        if identity is None:
+            return None
+        apart = bool(self.base.model.config.is_encoder_decoder)
+        return Known(Example, {"task": self.name, "settings": asdict(self.settings), "apart": apart} | identity)
+
+    def load(self, source: str, reading: Reading) -> tuple[Sequence[Example], list[BadRow]]:
         self.rows.start(source)
         loaded = super().load(source, reading)
         self.rows.finish()
         return loaded
 
     def pads(self, items: Sequence[Example], inserted: bool) -> bool:
-        longest = max((item.num_tokens for item in items), default=0)
+        longest = int(token_counts(items).max(initial=0))
         return inserted or not self.settings.packing or longest - 1 > self.base.model_slots.packing_limit
 
     def units(self, item: Example) -> int:

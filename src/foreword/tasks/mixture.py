@@ -6,15 +6,19 @@ task is trained further from the shared prefix. Every row has the same weight, h
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import accumulate
+from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import nn
 
 from foreword.base import Base
 from foreword.data import Item
+from foreword.data.views import Chosen, Numbers, token_counts
 from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.tasks.base import Measurement, Measuring, Task, TaskSettings
@@ -53,6 +57,38 @@ class MixtureItem:
         return self.task, self.item.content
 
 
+class MixtureRows(Sequence[MixtureItem]):
+    """The items of several tasks, one task after another, each made when it is asked for."""
+
+    def __init__(self, parts: Mapping[str, Sequence[Any]]) -> None:
+        self._parts = dict(parts)
+        self._ends = list(accumulate(len(items) for items in self._parts.values()))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> MixtureItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[MixtureItem]: ...
+    def __getitem__(self, index: int | slice) -> MixtureItem | Sequence[MixtureItem]:
+        if isinstance(index, slice):
+            return Chosen(self, range(*index.indices(len(self))))
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(index)
+        place = bisect_right(self._ends, number)
+        name, items = list(self._parts.items())[place]
+        return MixtureItem(name, items[number - self._ends[place] + len(items)])
+
+    def token_counts(self) -> Numbers:
+        return np.concatenate([token_counts(items) for items in self._parts.values()])
+
+    def of(self, name: str) -> Sequence[Any]:
+        """Return the items of one task, without its name."""
+        return self._parts[name]
+
+
 class Mixture(Task[MixtureItem]):
     """tasks: name → task. A batch can hold rows of several tasks; each task predicts its own rows."""
 
@@ -81,8 +117,12 @@ class Mixture(Task[MixtureItem]):
         return "a mixture's tasks read their own rows"
 
     def pads(self, items: Sequence[MixtureItem], inserted: bool) -> bool:
-        task_items = {name: [entry.item for entry in items if entry.task == name] for name in self.tasks}
-        return any(task.pads(task_items[name], inserted) for name, task in self.tasks.items())
+        def of(name: str) -> Sequence[Any]:
+            if isinstance(items, MixtureRows):
+                return items.of(name)
+            return [entry.item for entry in items if entry.task == name]
+
+        return any(task.pads(of(name), inserted) for name, task in self.tasks.items())
 
     def predict(self, prefix: Prefix | None, items: Sequence[MixtureItem]) -> tuple[Predictions, ...]:
         """Return the predictions of every task with rows in `items`. A row counts 1, with any number of predictions."""

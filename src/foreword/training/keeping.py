@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from foreword.training.checkpoint import RunState, prune, save_checkpoint
 from foreword.training.folder import RunFolder
 from foreword.training.trained import Trained
 
+SHARE = 0.1  # of the time, that checkpoints may take where it is left open how many there are
 OnSaved = Callable[[str, Path], None]  # what was saved, and where
 
 
@@ -43,6 +45,8 @@ class Keeper:
         self._task, self._trained, self._config, self._folder = task, trained, config, folder
         self._rows, self._inputs = rows, inputs
         self._origins = _texts_and_folders(config)
+        self._began = time.perf_counter()
+        self._spent = self._last = 0.0  # seconds: in all checkpoints but the first, and in the newest
 
     def best(self, prefix: Prefix, state: RunState, on_saved: OnSaved) -> None:
         """Save the best so far: the prefix, beside it the task's head, and the LoRA if one is trained."""
@@ -58,10 +62,21 @@ class Keeper:
 
     def checkpoint(self, optimizer: torch.optim.Optimizer, state: RunState) -> Path:
         """Save a checkpoint, and remove those that are too old."""
+        began = time.perf_counter()
         config = to_dict(self._config)
         path = save_checkpoint(self._folder.checkpoints, self._trained, optimizer, state, config, self._inputs)
         prune(self._folder.checkpoints, self._config.keep_checkpoints)
+        ended = time.perf_counter()
+        if self._last == 0.0:
+            self._began = ended  # training begins after the first
+        else:
+            self._spent += ended - began
+        self._last = ended - began
         return path
+
+    def is_cheap(self) -> bool:
+        """Whether checkpoints take at most a tenth of the time, with one more."""
+        return self._spent + self._last <= SHARE * (time.perf_counter() - self._began)
 
     def _record(self, state: RunState) -> dict[str, Any]:
         config = self._config

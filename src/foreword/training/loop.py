@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,30 +14,33 @@ from torch import Tensor
 
 from foreword.config import TrainConfig
 from foreword.data import BadRow, Item
+from foreword.data.views import token_counts
 from foreword.errors import InterruptedRunError, NonFiniteError
 from foreword.objectives import Objective
-from foreword.prefix import Prefix
-from foreword.tasks import Measuring, Predictions, Task, summed_loss
+from foreword.tasks import Predictions, Task
 from foreword.training.accelerator import start_trackers
 from foreword.training.activations import checkpointed_layers
 from foreword.training.checkpoint import RunState, load_checkpoint
-from foreword.training.events import Observer, Sampled, Saved, Started, Stepped, Validated
+from foreword.training.events import Observer, Saved, Started, Stepped, Validated
 from foreword.training.folder import RunFolder
+from foreword.training.forecast import Forecast
 from foreword.training.journal import Journal
 from foreword.training.keeping import Keeper
 from foreword.training.late import Unread, reads_late
 from foreword.training.processes import Processes
 from foreword.training.rows import BatchSource
-from foreword.training.schedule import learning_rate
+from foreword.training.schedule import learning_rate, warmup_steps
 from foreword.training.signals import WATCHED, Signals
 from foreword.training.trained import Trained
 from foreword.training.update import Update, not_finite
+from foreword.training.validation import Validation
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is made of. source: its batches. held_out: rows it is validated on. inputs: digests of what it was
-    given; config: resolved, with learning rate and number of steps."""
+    """What a run is made of. source: its batches. held_out: rows that it doesn't learn from; measured: those of
+    them that each validation measures. inputs: digests of what it was given; config: resolved, with learning rate and
+    number of steps. step_tokens: tokens of an update, in the mean."""
 
     task: Task[Any]
     objective: Objective
@@ -48,6 +50,8 @@ class Job:
     config: TrainConfig
     folder: RunFolder
     inputs: dict[str, str]
+    measured: Sequence[Item]
+    step_tokens: float
 
 
 class Loop:
@@ -71,9 +75,13 @@ class Loop:
         self._keeper = Keeper(
             job.task, job.trained, job.config, job.folder, rows=job.source.num_rows, inputs=job.inputs
         )
-        self._journal = Journal(job.folder, self._processes, accelerator, observer)
+        self._journal = Journal(job.folder, self._processes, accelerator, observer, self._total)
+        self._validation = Validation(
+            job.task, job.measured, job.config.batch_size, self._processes, lambda: self._stop_if(self._agreed())
+        )
+        self._forecast = Forecast(self._total, job.step_tokens, 1 + self._total // int(job.config.validate_every or 1))
         self._unread: Unread | None = None
-        self._reported = 0.0
+        self._reported, self._owed = 0.0, False
         self._signals = Signals(impatient=self._processes.count == 1)
 
     def __enter__(self) -> Loop:
@@ -97,7 +105,15 @@ class Loop:
                 self._validate()
         else:
             self._validate()
+            self._announce()
             self._save()
+
+    def _announce(self) -> None:
+        """Say how much there is to do, and how long that takes."""
+        rows = self._job.source.num_rows
+        times = f", {self._total * self._config.batch_size / rows:.3g} times over {rows:,} rows" if rows else ""
+        tokens = int(token_counts(self._job.measured).sum())
+        self._forecast.announce(f"{self._total:,} steps{times}", self._validation.seconds, tokens)
 
     def run(self) -> None:
         """All remaining updates."""
@@ -112,7 +128,7 @@ class Loop:
                 if self._validation_due():
                     self._read()
                     self._validate()
-                if self._due(self._config.checkpoint_every, step) or self._out_of_patience():
+                if self._checkpoint_due(step) or self._out_of_patience():
                     self._read()
                     self._save()
 
@@ -120,11 +136,18 @@ class Loop:
         """Whether `step` is one of every so many (None: a tenth of the run), or the last."""
         return step == self._total or step % (every or max(1, self._total // 10)) == 0
 
+    def _checkpoint_due(self, step: int) -> bool:
+        """Whether to save. Where the setting is left open, what is due waits until saving has taken little time."""
+        every = self._config.checkpoint_every
+        self._owed = self._due(every, step) or (every is None and self._owed)
+        return self._owed and (every is not None or step == self._total or self._keeper.is_cheap())
+
     def _step(self, step: int, items: Sequence[Item]) -> None:
         """One optimizer step over `items`, in `accumulation` parts; the loss is the mean over all
         predictions of the step, whichever part or process they are in."""
         began, config = time.perf_counter(), self._config
-        rate = learning_rate(step, self._total, float(config.lr or 0), config.warmup, config.final_lr, config.scheduler)
+        warmup = warmup_steps(config.warmup, self._total)
+        rate = learning_rate(step, self._total, float(config.lr or 0), warmup, config.final_lr, config.scheduler)
         self._update.set_rate(rate)
         count = sum(self._task.units(item) for item in items)
         losses: list[Any] = []
@@ -168,6 +191,7 @@ class Loop:
         began, self._reported = max(unread.began, self._reported), time.perf_counter()  # a late one overlaps the next
         speed = round(unread.units / (self._reported - began), 2)
         self._journal.tell(Stepped(unread.step, loss, unread.rate, speed))
+        self._forecast.stepped(unread.step)
 
     def _fail(self, unread: Unread, what: str) -> NoReturn:
         self._journal.write({"step": unread.step, "not_finite": what})
@@ -210,7 +234,9 @@ class Loop:
     def _validate(self) -> None:
         """Measure the prefix as it would be stored; keep it in prefix/ if it is the best so far."""
         prefix = self._trained.finished_prefix().to(getattr(torch, self._config.prefix_dtype), "cpu")
-        loss, step = self._validation_loss(prefix), self.state.step
+        step = self.state.step
+        with self._autocast():
+            loss = self._validation.loss(prefix, step)
         best = self.state.best_loss is None or loss < self.state.best_loss
         if best:
             changes: dict[str, Any] = {"best_loss": loss, "best_step": step, "stale": 0}
@@ -220,38 +246,18 @@ class Loop:
         if best:
             self._processes.write(lambda: self._keeper.best(prefix, self.state, self._tell_saved))
         self._journal.tell(Validated(step, loss, best))
-        if self._config.samples and (self._processes.main or self._config.shard_base):
-            self._sample(prefix)  # a sharded base needs every process
-
-    def _validation_loss(self, prefix: Prefix) -> float:
-        part = self._processes.rank, self._processes.count
-        with self._autocast():
-            sums = summed_loss(
-                self._task,
-                self._job.held_out,
-                prefix,
-                self._config.batch_size,
-                lambda _: self._stop_if(self._agreed()),
-                part,
-            )
-        total, count = self._processes.sum(*sums)
-        if not math.isfinite(total / count):
-            raise NonFiniteError(f"step {self.state.step}: the validation loss is not finite ({total / count})")
-        return total / count
-
-    def _sample(self, prefix: Prefix) -> None:
-        """Answer the first held-out rows."""
-        items = self._job.held_out[: self._config.samples]
-        with self._autocast():
-            texts = self._task.measure(prefix, items, (), Measuring(self._config.batch_size)).texts
-        for item, text in zip(items, texts, strict=False):
-            self._journal.tell(Sampled(self.state.step, item.where, text, item.target))
+        if self._config.samples and (self._processes.main or self._config.shard_base):  # if sharded, all are needed
+            with self._autocast():
+                samples = self._validation.samples(prefix, step, self._job.held_out[: self._config.samples])
+            for sampled in samples:
+                self._journal.tell(sampled)
 
     def _save(self) -> None:
         def write() -> None:
             self._tell_saved("checkpoint", self._keeper.checkpoint(self._update.optimizer, self.state))
 
         self._processes.write(write)
+        self._owed = False
 
     def _tell_saved(self, what: str, path: Path) -> None:
         self._journal.tell(Saved(self.state.step, what, path))

@@ -15,6 +15,8 @@ def with_saved_settings(config: TrainConfig, checkpoint: Path, recorded: dict[st
     """`config` with what it leaves open taken from the run it resumes. Raises `CheckpointError` naming the
     first setting in which it would differ."""
     saved = to_dict(TrainConfig()) | recorded  # settings that are newer than the run were at their defaults
+    if saved["validate_every"] is None:  # older versions didn't record what it came to
+        saved["validate_every"] = max(1, int(saved["steps"] or 1) // 10)
     left_open: dict[str, Any] = {
         name: saved.get(name) for name in worked_out(TrainConfig) if getattr(config, name) is None
     }

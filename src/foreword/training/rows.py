@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
+from foreword import status
 from foreword.base import Base
 from foreword.config import DataConfig, TrainConfig
 from foreword.data import BadRow, Item, Reading
@@ -14,19 +16,20 @@ from foreword.data.examples import broken_field, room
 from foreword.data.order import HELD_OUT, WINDOW, batches, held_out
 from foreword.data.readers import read_rows
 from foreword.data.rows import Row
+from foreword.data.views import Chosen, token_counts, without
 from foreword.errors import ConfigError
 from foreword.methods import get_method
 from foreword.settings import build, of_each_task
 from foreword.tasks import Mixture, Task, make_task, settings_of
-from foreword.tasks.mixture import MixtureItem
+from foreword.tasks.mixture import MixtureRows
 
 
 @dataclass(frozen=True)
 class RunRows:
     """training, held_out: items of the task. bad: rows of both that can't be used."""
 
-    training: list[Item]
-    held_out: list[Item]
+    training: Sequence[Item]
+    held_out: Sequence[Item]
     bad: list[BadRow]
 
 
@@ -97,15 +100,16 @@ def load_rows(task: Task[Any], config: TrainConfig) -> RunRows:
     most = config.max_tokens or room(task.base, config.length)
     if not isinstance(task, Mixture):
         return _load(task, config, config.data, config.validation, most)
-    whole = RunRows([], [], [])
+    training: dict[str, Sequence[Item]] = {}
+    held: dict[str, Sequence[Item]] = {}
+    bad: list[BadRow] = []
     for name, single in task.tasks.items():
         values = config.mixture[name]
         data = _load(single, config, str(values["data"]), values.get("validation"), most)
-        whole.training.extend(MixtureItem(name, item) for item in data.training)
-        whole.held_out.extend(MixtureItem(name, item) for item in data.held_out)
-        whole.bad.extend(data.bad)
+        training[name], held[name] = data.training, data.held_out
+        bad.extend(data.bad)
     task.collect_heads()
-    return whole
+    return RunRows(MixtureRows(training), MixtureRows(held), bad)
 
 
 def _load(task: Task[Any], config: TrainConfig, data: str, validation: str | None, most: int) -> RunRows:
@@ -118,10 +122,8 @@ def _load(task: Task[Any], config: TrainConfig, data: str, validation: str | Non
         return RunRows(items, measured, bad + more)
     chosen = held_out(len(items), config.validation_rows or HELD_OUT, config.seed)
     if not chosen:
-        raise ConfigError("validation", f"{len(items)} rows are too few to hold some out; name a validation file")
-    left_out = set(chosen)
-    kept = [item for index, item in enumerate(items) if index not in left_out]
-    return RunRows(kept, [items[index] for index in chosen], bad)
+        raise ConfigError("validation", f"{len(items)} row is too few to hold some out; name a validation file")
+    return RunRows(without(items, chosen), Chosen(items, chosen), bad)
 
 
 class _Fields:
@@ -131,20 +133,21 @@ class _Fields:
         self._source = source
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        rows = (row.fields for row in read_rows(self._source) if isinstance(row, Row))
-        return (fields for fields in rows if broken_field(fields) is None)
+        rows = status.counted(read_rows(self._source), f"reading {Path(self._source).name}")
+        read = (row.fields for row in rows if isinstance(row, Row))
+        return (fields for fields in read if broken_field(fields) is None)
 
 
 def order_of(task: Task[Any], items: Sequence[Item], config: TrainConfig, start: int) -> Iterator[list[int]]:
     """Indices of the rows of batch `start`, `start + 1`, … without end."""
     inserted = get_method(config.method).kind(task.base.model).inserted
     window = WINDOW if task.pads(items, inserted) else 1
-    return batches([item.num_tokens for item in items], config.batch_size, config.seed, start, window)
+    return batches(token_counts(items), config.batch_size, config.seed, start, window)
 
 
 def digest(items: Sequence[Item]) -> str:
     """SHA-256 of what a run depends on."""
     hashed = hashlib.sha256()
-    for item in items:
+    for item in status.counted(items, "hashing rows", len(items)):
         hashed.update(repr(item.content).encode())
     return "sha256:" + hashed.hexdigest()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from foreword import status
 from foreword.base import Base
 from foreword.base.rendering import require_tokenizer
 from foreword.base.sharding import shard
@@ -32,6 +33,7 @@ from foreword.training.folder import RunFolder
 from foreword.training.head import start_head
 from foreword.training.loop import Job, Loop
 from foreword.training.lora import restore_lora, trained_lora
+from foreword.training.plan import measured_rows, planned, shortcomings, step_tokens
 from foreword.training.processes import Processes
 from foreword.training.resuming import require_inputs, with_saved_settings
 from foreword.training.rows import RowBatches, RunRows, digest, load_rows, task_of
@@ -160,9 +162,13 @@ def _prepare(method: Method, base: Base, config: TrainConfig, checkpoint: Path |
 
 def _job(ready: _Prepared, trained: Trained, folder: RunFolder) -> Job:
     config, rows = ready.config, ready.rows
+    measured = measured_rows(config, rows.training, rows.held_out, int(config.steps or 1))
     source = RowBatches(ready.task, rows.training, config)
     objective = get_objective(config.objective)
-    return Job(ready.task, objective, trained, source, rows.held_out, config, folder, ready.inputs)
+    return Job(
+        ready.task, objective, trained, source, rows.held_out, config, folder, ready.inputs, measured,
+        step_tokens(config, rows.training),
+    )  # fmt: skip
 
 
 def _check(method: Method, base: Base, config: TrainConfig) -> None:
@@ -191,7 +197,8 @@ def _resolved(config: TrainConfig, method: Method, task: Task[Any], rows: RunRow
     """What the run comes to; saved, so that it can be done again."""
     steps = config.steps or _steps_of(config.epochs, steps_per_epoch(len(rows.training), config.batch_size))
     lr = method.default_lr if config.lr is None else config.lr
-    return dataclasses.replace(config, lr=lr, template=task.template, steps=steps)
+    config = dataclasses.replace(config, lr=lr, template=task.template, steps=steps)
+    return planned(config, rows.training, rows.held_out, steps)
 
 
 def _steps_of(epochs: float, per_epoch: int) -> int:
@@ -227,6 +234,8 @@ def _folder(config: TrainConfig, checkpoint: Path | None, processes: Processes, 
 
 
 def _run(job: Job, accelerator: Any, rows: RunRows, checkpoint: Path | None, observer: Observer | None) -> Loop:
+    if checkpoint is None and (said := shortcomings(job.config, rows.training, job.measured, rows.held_out)):
+        status.note(f"a short run: {'; '.join(said)}")
     with Loop(job, accelerator, observer) as loop:
         loop.prepare(checkpoint, rows.bad)
         loop.run()

@@ -1,19 +1,23 @@
 """SIGINT and SIGTERM while a run goes on: finish the part at hand, save, then stop.
 
-A handler only notes the signal; the loop asks between the parts of a batch and between the batches of
-a validation, so nothing is left half-applied. A second signal stops at once.
+A handler answers in one line and notes the signal; the loop asks between the parts of a batch and between the batches
+of a validation, so nothing is left half-applied. A second Ctrl-C stops at once.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from types import FrameType
 from typing import Any
 
+from foreword import status
+
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 1.0  # seconds
+AGAIN = "; Ctrl-C again to stop now"
 
 
 class Signals:
@@ -45,3 +49,6 @@ class Signals:
             raise KeyboardInterrupt
         if self.received is None:
             self.received, self._since = number, time.monotonic()
+            if os.environ.get("RANK", "0") == "0":
+                again_stops = number == signal.SIGINT and self._impatient
+                status.urgent(f"finishing this step and saving{AGAIN if again_stops else ''}")
