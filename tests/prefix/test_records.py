@@ -59,8 +59,9 @@ def test_each_setting_of_a_run_is_kept_left_out_or_told_otherwise() -> None:
     filled = {item.name: "/x/secret" for item in dataclasses.fields(TrainConfig)}
     kept = {name for name, value in public_settings(filled).items() if "/" in str(value)}
     assert kept == {
-        "task", "task_options", "template", "input_field", "target_field", "method", "objective", "slots", "lengths",
-        "init", "dtype", "quantise", "device", "scheduler", "mixed_precision", "train", "prefix_dtype", "model",
+        "task", "task_options", "template", "input_field", "target_field", "shape", "turns", "method", "objective",
+        "slots", "lengths", "init", "dtype", "quantise", "device", "scheduler", "mixed_precision", "train",
+        "prefix_dtype", "model",
     }  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 
 from foreword import status
 from foreword.cli import live
@@ -90,6 +92,11 @@ def out() -> Console:
 def err() -> Console:
     """Notes, and what is going on."""
     return _Printer(stderr=True, highlight=False, markup=False)
+
+
+def table(header: bool = True) -> Table:
+    """An empty table without lines between its columns, so that more of them fit a narrow terminal."""
+    return Table(box=SIMPLE_HEAD if header else None, show_header=header, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def print_json(value: Any) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from foreword.cli import common
 from foreword.cli.flags import values, with_flags
@@ -91,11 +90,12 @@ def _report(result: EvalResult, as_json: bool) -> None:
             }
         )
         return
-    table = Table(title=f"{result.rows} rows, {result.target_tokens} target tokens")
+    table = common.table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in result.metrics.items():
         table.add_row(name, f"{value:.4f}" if name == "loss" else f"{value:.2f}")
+    common.out().print(f"{result.rows:,} rows, {result.target_tokens:,} target tokens")
     common.out().print(table)
     for name, signature in result.signatures.items():
         common.out().print(f"{name}: {signature}", soft_wrap=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import signal
 import sys
@@ -45,6 +43,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.command)
 app.command("train")(train.command)
@@ -85,15 +84,11 @@ def execute(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     warnings.showwarning = _show_warning
     warnings.filterwarnings("ignore", category=FutureWarning)
-    for noisy in ("torchao", "torch.utils._pytree"):  # what torchao says when Transformers imports it
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         with terminable(), _shown():
             result = app(arguments, prog_name="foreword", standalone_mode=False)
     except _USAGE as error:
-        shown = io.StringIO()
-        error.show(file=shown)
-        typer.echo(common.printable(shown.getvalue(), keep="\n"), err=True, nl=False)
+        common.say(_misused(error))
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _stopped(signal.SIGINT)
@@ -111,7 +106,7 @@ def execute(arguments: list[str]) -> int:
             if _speaks():
                 common.say(_one_line(error))
         else:
-            common.say(f"error: {_one_line(error)}")
+            common.say(f"error: {_one_line(error)} (help: {error.anchor})")
         return 2 if isinstance(error, ConfigError) else getattr(error, "exit_code", 1)
     except Exception as error:
         if debug:
@@ -146,8 +141,17 @@ def _stopped(number: signal.Signals) -> int:
     return 128 + number
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _misused(error: Any) -> str:
+    """One line about wrong usage, and where the right one is shown."""
+    if not str(error.format_message()).strip():  # no command: the help was shown
+        return ""
+    verb = getattr(getattr(error, "ctx", None), "info_name", None)
+    command = "foreword -h" if verb in (None, "foreword") else f"foreword {verb} -h"
+    return f"error: {_one_line(error.format_message()).rstrip('.')}; see {command}"
 
 
 def _told(error: Exception) -> str:

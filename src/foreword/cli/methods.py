@@ -44,7 +44,7 @@ def command(
     if json:
         common.print_json({"model": name, "model_parameters": whole, "length": length, "methods": rows})
         return
-    table = Table(title=Text(f"{name}, {whole:,} parameters; {length} virtual tokens"))
+    table = common.table()
     for column, title in COLUMNS.items():
         table.add_column(title, no_wrap=True, justify="left" if column in ("method", "is_cache") else "right")
     words = Table(box=None, show_header=False, padding=(0, 1))
@@ -54,6 +54,7 @@ def command(
         table.add_row(*(_shown(column, row[column]) for column in COLUMNS))
         export = "" if row["is_cache"] else f" (exports as: {row['exports_as']})"
         words.add_row(row["method"], Text(row["learns"] + export))
+    common.out().print(f"{name}, {whole:,} parameters; {length} virtual tokens")
     common.out().print(table)
     common.out().print(words)
 

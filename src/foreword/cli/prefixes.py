@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,9 @@ def how_to_use(folder: str, record: Mapping[str, Any], data: str | None = None) 
     from foreword.prefix.records import recorded_template
 
     template = recorded_template(record)
-    names = [] if template in (None, "chat", "{input}") else list(dict.fromkeys(fields_of(str(template))))
+    names: list[str] = []
+    with suppress(ConfigError):  # a template that can't be used
+        names = [] if template in (None, "chat", "{input}") else list(dict.fromkeys(fields_of(str(template))))
     asked = json.dumps({name: f"your {name}" for name in names}, ensure_ascii=False) if len(names) > 1 else "your input"
     return f"foreword generate --prefix {shlex.quote(folder)} {shlex.quote(asked)}"
 

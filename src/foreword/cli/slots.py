@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from foreword.cli import common
+from foreword.shown import grouped
 
 if TYPE_CHECKING:
-    from foreword.models.slots import ModelSlots
+    from foreword.models.slots import ModelSlots, Slot
 
 
 def command(
     model: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, bundled name, or just a config.json.")],
     length: Annotated[int, typer.Option("--length", min=1, help="Virtual tokens to count parameters for.")] = 32,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Each layer, with its module.")] = False,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
-    """List the attention layers that can take a prefix: backend, shapes, parameters. Needs no weights.
+    """List the attention layers that can take a prefix: shapes, parameters, backend. Needs no weights.
 
     Example: foreword slots gpt2-medium/config.json --length 100
     """
@@ -50,17 +55,9 @@ def command(
             }
         )
         return
-    table = Table(title=Text(f"{model}: {len(model_slots.slots)} slots"))
-    for column in ("slot", "module", "backend"):
-        table.add_column(column, overflow="fold")
-    for column in ("heads", "KV heads", "head_dim", "window", "parameters"):
-        table.add_column(column, justify="right")
-    for slot in model_slots.slots:
-        window = "full" if slot.sliding_window is None else str(slot.sliding_window)
-        width = str(slot.key_dim) if slot.key_dim == slot.value_dim else f"{slot.key_dim}/{slot.value_dim}"
-        numbers = (slot.num_heads, slot.num_kv_heads, width, window, f"{slot.parameters(length):,}")
-        table.add_row(slot.name, slot.module, slot.backend, *map(str, numbers))
+    table = _table(model_slots.slots, length, verbose)
     console = common.out()
+    console.print(f"{model}: {len(model_slots.slots)} slots", soft_wrap=True)
     console.print(table)
     formula = _formula(model_slots, length)
     console.print(f"direct, {length} virtual tokens: {formula} = {total:,} parameters", soft_wrap=True)
@@ -68,6 +65,29 @@ def command(
         console.print(f"{empty.config.model_type} is not in the table of architectures; {support}", soft_wrap=True)
     for note in _notes(model_slots):
         console.print(note, soft_wrap=True)
+
+
+def _table(slots: Sequence[Slot], length: int, verbose: bool) -> Table:
+    """A row for each run of equal layers, or for each layer."""
+    table = common.table()
+    last_columns = ("module", "backend") if verbose else ("layers", "parameters", "backend")
+    for column in ("slots", "heads/KV", "head_dim", "window", *last_columns):
+        left = column in ("slots", "module", "backend")
+        table.add_column(column, no_wrap=column != "backend", justify="left" if left else "right")
+    for _, run in groupby(slots, key=(lambda slot: slot.name) if verbose else _alike):
+        same = list(run)
+        first, parameters = same[0], sum(slot.parameters(length) for slot in same)
+        window = "full" if first.sliding_window is None else str(first.sliding_window)
+        width = str(first.key_dim) if first.key_dim == first.value_dim else f"{first.key_dim}/{first.value_dim}"
+        shape = (f"{first.num_heads}/{first.num_kv_heads}", width, window)
+        last = (first.module,) if verbose else (f"×{len(same)}", f"{parameters:,}")
+        table.add_row(grouped([slot.name for slot in same]), *shape, *map(Text, (*last, first.backend)))
+    return table
+
+
+def _alike(slot: Slot) -> tuple[Any, ...]:
+    """What equal layers have in common."""
+    return dataclasses.astuple(dataclasses.replace(slot, name=slot.role, module=""))
 
 
 def _formula(model_slots: ModelSlots, length: int) -> str:
