@@ -21,6 +21,7 @@ from foreword.cli.live import Live
 from foreword.cli.main import execute
 from foreword.cli.plot import HEIGHT, MOST, Curves
 from foreword.training.events import Stepped, Validated
+from signal_helpers import hearing
 from status_helpers import Clock
 
 WITHIN = 2.0  # seconds, which the issue sets
