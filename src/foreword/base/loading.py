@@ -51,6 +51,10 @@ def load(
 ) -> Base:
     """Load a model and its tokenizer, and freeze every parameter. No code of the checkpoint runs.
 
+        >>> base = foreword.load("smollm2-135m", device="cpu")
+        >>> base
+        Base('smollm2-135m', 30 slots, torch.float32, cpu)
+
     A decoder loads as a causal language model, any other model as the class its checkpoint names. A folder without
     tokenizer files gives a base for tensors only; its `tokenizer` is None.
 
