@@ -13,10 +13,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from signal_helpers import hearing
 from test_light import BLOCK, PACKAGES
 from tiny import byte_tokenizer, tiny_model
 
@@ -92,10 +92,10 @@ class User:
             name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "FOREWORD_DATA")
         } | {"FOREWORD_CACHE": str(home / "cache"), "COLUMNS": "80"}
 
-    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+    def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*self.python, *words], cwd=self.home, env=self.environment, text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hearing,
         )  # fmt: skip
 
     def types(self, *words: str, keys: str = "") -> tuple[str, str]:

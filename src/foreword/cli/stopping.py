@@ -29,12 +29,14 @@ class Terminated(BaseException):
 def terminable() -> Iterator[None]:
     """Within the block SIGINT raises KeyboardInterrupt and SIGTERM `Terminated`; during an import both end the process.
 
-    Out of the main thread nothing changes.
+    A signal that is ignored, as Ctrl-C is in what a shell runs in the background, stays so. Out of the main thread nothing
+    changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _unwind) for number in WATCHED}
+    heard = [number for number in WATCHED if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _unwind) for number in heard}
     try:
         yield
     finally:
