@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import warnings
@@ -29,7 +28,7 @@ from foreword.cli import (
     slots,
     train,
 )
-from foreword.cli.stopping import Terminated, terminable
+from foreword.cli.stopping import Terminated, speaks, terminable, told
 from foreword.errors import ConfigError, DataError, ForewordError, InterruptedRunError
 
 IMPORTING = 1.0  # seconds until the first line: while Python imports, the line can be late
@@ -103,7 +102,7 @@ def execute(arguments: list[str]) -> int:
         for problem in problems[DataError.shown :]:
             common.say(f"bad row: {problem}")
         if isinstance(error, InterruptedRunError):
-            if _speaks():
+            if speaks():
                 common.say(_one_line(error))
         else:
             common.say(f"error: {_one_line(error)} (help: {error.anchor})")
@@ -121,7 +120,7 @@ def execute(arguments: list[str]) -> int:
 @contextmanager
 def _shown() -> Iterator[None]:
     """Within the block what takes long is shown, by the first of several processes."""
-    if not _speaks():
+    if not speaks():
         yield
         return
     loaded = "torch" in sys.modules
@@ -131,13 +130,9 @@ def _shown() -> Iterator[None]:
         yield
 
 
-def _speaks() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _stopped(number: signal.Signals) -> int:
-    if _speaks():
-        common.say(f"stopped by {number.name}")
+    if speaks():
+        common.say(told(number))
     return 128 + number
 
 
