@@ -266,6 +266,10 @@ def test_an_import_is_known_by_its_frames(monkeypatch) -> None:
         raise SystemExit
 
     monkeypatch.setattr(stopping, "_leave", leave)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stopping.terminable():  # what is ignored stays so
+        os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with stopping.terminable():
         with pytest.raises(stopping.Terminated):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -274,6 +278,7 @@ def test_an_import_is_known_by_its_frames(monkeypatch) -> None:
         assert ended == []
         with pytest.raises(SystemExit):
             importlib.import_module("module_that_stops")
+    signal.signal(signal.SIGINT, before)
     assert ended == [signal.SIGTERM]
 
 

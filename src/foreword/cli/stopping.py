@@ -29,8 +29,8 @@ class Terminated(BaseException):
 def terminable() -> Iterator[None]:
     """Within the block SIGINT raises KeyboardInterrupt and SIGTERM `Terminated`; during an import both end the process.
 
-    A signal that is ignored, as Ctrl-C is in what a shell runs in the background, stays so. Out of the main thread nothing
-    changes.
+    A signal that is ignored, as Ctrl-C is in what a shell runs in the background, stays so. Out of the main thread
+    nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
