@@ -28,7 +28,7 @@ FEW = ("--choices", "int8", "--no-bleu")
 OTHER_FOLDERS = {"/", ".."}
 WITH_NAME: list[tuple[list[str], set[str]]] = [
     (["show", "{}"], {PREFIX, "run"}),
-    (["export", "{}", "--output", "out"], {PREFIX}),
+    (["export", "{}", "--output", "out"], {PREFIX, "run"}),
     (["export", PREFIX, "--output", "{}"], {"nowhere", "nowhere.jsonl", "ü😀", "-1", "\udcff"}),
     (["export", PREFIX, "--to", "{}", "--output", "out"], set()),
     (["generate", "x", "--prefix", "{}"], {PREFIX, "run"}),
@@ -40,12 +40,12 @@ WITH_NAME: list[tuple[list[str], set[str]]] = [
     (["generate", "x", "--model", "model", "--template", "{}"], {""}),
     (["eval", "--model", "model", "--metrics", "loss", "--data", "{}"], OTHER_FOLDERS),
     (["eval", "--data", "train.jsonl", "--metrics", "loss", "--model", "{}"], set()),
-    (["eval", "--data", "train.jsonl", "--metrics", "loss", "--prefix", "{}"], {PREFIX}),
+    (["eval", "--data", "train.jsonl", "--metrics", "loss", "--prefix", "{}"], {PREFIX, "run"}),
     (["eval", "--data", "train.jsonl", "--metrics", "loss", "--prefix", PREFIX, "--head", "{}"], {""}),
     (["eval", "--data", "train.jsonl", "--model", "model", "--metrics", "{}"], {""}),
     (["eval", "--data", "train.jsonl", "--model", "model", "--task", "{}"], set()),
     (["eval", "--data", "train.jsonl", "--model", "model", "--metrics", "loss", "--task-option", "{}"], set()),
-    (["compress", "{}", *FEW], {PREFIX}),
+    (["compress", "{}", *FEW], {PREFIX, "run"}),
     (["compress", PREFIX, "--choices", "{}"], {""}),
     (["compress", PREFIX, *FEW, "--data", "{}"], OTHER_FOLDERS | {""}),
     (["compress", PREFIX, *FEW, "--validation", "{}"], OTHER_FOLDERS),

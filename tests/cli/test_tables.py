@@ -86,3 +86,29 @@ def test_show_takes_a_run_and_says_how_to_use_it(folder, capsys) -> None:
     assert "secret-place" not in text
     assert said(capsys, "show", "run/prefix").split("\n")[1:-2] == text.split("\n")[1:-2]
     assert "secret-place" not in said(capsys, "show", "run", "--json")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["eval", "--data", "rows.jsonl", "--metrics", "loss", "--prefix"],
+        ["export", "--output", "out", "--to", "transformers"],
+        ["compress", "--rows", "2", "--no-bleu", "--choices", "int8"],
+        ["generate", "q", "--max-new-tokens", "2", "--prefix"],
+        ["show"],
+    ],
+)
+def test_a_run_stands_for_its_prefix_everywhere(folder, capsys, command) -> None:
+    assert said(capsys, *command, "run")
+
+
+def test_data_that_are_not_there_are_told_before_the_base_is_loaded(folder, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("foreword.cli.common.load_base", lambda *_: pytest.fail("loaded"))
+    for arguments, problem in (
+        (["train", "--model", "model"], "data: name a file of rows: --data FILE"),
+        (["train", "--model", "model", "--data", "nothing.jsonl"], "nothing.jsonl: no such file or folder"),
+        (["train", "--model", "model", "--data", "rows.jsonl", "--validation", "v.csv"], "v.csv: no such file"),
+        (["train", "--model", "model", "--data", "*.csv"], "*.csv: no file matches"),
+    ):
+        assert execute(arguments) in (1, 2)
+        assert problem in capsys.readouterr().err

@@ -20,10 +20,17 @@ from rich.table import Table
 
 from foreword import status
 from foreword.cli import live
+from foreword.cli.prefixes import prefix_folder
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
     from foreword.base import Base
+
+
+def _in_run(path: str | None) -> str | None:
+    """The folder of a prefix, also where that of its run is given."""
+    return None if path is None else prefix_folder(path)
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
@@ -56,8 +63,11 @@ TopP = Annotated[
     float | None, typer.Option("--top-p", min=0, max=1, help="Sample from the likeliest tokens of this mass.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of sampling. Default: a new one.")]
-SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder.")]
-Prefix = Annotated[str | None, typer.Option("--prefix", help="A saved prefix's folder. Default: the plain base.")]
+SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder, or its run's.", callback=_in_run)]
+Prefix = Annotated[
+    str | None,
+    typer.Option("--prefix", help="A saved prefix's folder, or its run's. Default: the plain base.", callback=_in_run),
+]
 
 
 # Control characters, line separators, half surrogate pairs, and marks that turn the reading direction

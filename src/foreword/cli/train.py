@@ -42,6 +42,7 @@ def command(
     """
     given = pairs("--set", settings or []) | values(TrainConfig, flags)
     config = _config(run, given)
+    _require_data(config)
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
     from foreword.training import train
     from foreword.training.events import EventFile, Observer, all_of
@@ -72,6 +73,19 @@ def _recorded(run: Path) -> dict[str, Any]:
     from foreword.training.checkpoint import find_checkpoint, read_state
 
     return read_state(find_checkpoint(run))[1]
+
+
+def _require_data(config: TrainConfig) -> None:
+    """Raise what reading would raise for data that are not there, before the base is loaded."""
+    from foreword.data.readers import read_rows
+    from foreword.errors import ConfigError
+    from foreword.prefix.records import is_local_data
+
+    if not config.data and not config.mixture:
+        raise ConfigError("data", "name a file of rows: --data FILE")
+    for source in (config.data, config.validation):
+        if source and is_local_data(source) and not Path(source).is_dir():
+            read_rows(source)  # reads nothing before the first row is asked for
 
 
 def _report(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
