@@ -49,8 +49,10 @@ Template = Annotated[
         help=r"The whole prompt, with {field} for a row's field; \n is a new line. Default: the model's chat template.",
     ),
 ]
-SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder.")]
-Prefix = Annotated[str | None, typer.Option("--prefix", help="A saved prefix's folder. Default: the plain base.")]
+SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder, or its run's.")]
+Prefix = Annotated[
+    str | None, typer.Option("--prefix", help="A saved prefix's folder, or its run's. Default: the plain base.")
+]
 
 
 # Control characters, line separators, half surrogate pairs, and marks that turn the reading direction
@@ -94,9 +96,9 @@ def err() -> Console:
     return _Printer(stderr=True, highlight=False, markup=False)
 
 
-def table(header: bool = True) -> Table:
+def table() -> Table:
     """An empty table without lines between its columns, so that more of them fit a narrow terminal."""
-    return Table(box=SIMPLE_HEAD if header else None, show_header=header, pad_edge=False, padding=(0, 1, 0, 0))
+    return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def print_json(value: Any) -> None:
