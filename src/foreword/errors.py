@@ -38,6 +38,12 @@ from collections.abc import Sequence
 class ForewordError(Exception):
     """Base of every error that Foreword raises on purpose. Its text is one line for people to read."""
 
+    @property
+    def anchor(self) -> str:
+        """The entry of docs/troubleshooting.md that says what to do."""
+        kind = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        return f"troubleshooting#{kind.__name__.lower()}"
+
 
 class ConfigError(ForewordError):
     """A setting is wrong. `field` names it."""

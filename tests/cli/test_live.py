@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from foreword.cli.live import Live
 from foreword.cli.main import execute
 from foreword.cli.plot import HEIGHT, MOST, Curves
 from foreword.training.events import Stepped, Validated
+from signal_helpers import hearing
 from status_helpers import Clock
 
 WITHIN = 2.0  # seconds, which the issue sets
@@ -196,7 +199,7 @@ def test_on_a_terminal_the_live_line_is_gone_at_the_end(place) -> None:
             screen += chunk
     except OSError:  # the other end is closed
         pass
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert json.loads(output)["steps"] == 30
     text = screen.decode()
@@ -206,21 +209,28 @@ def test_on_a_terminal_the_live_line_is_gone_at_the_end(place) -> None:
 
 
 def stopped(
-    place: Path, arguments: list[str], after: str, number: int, wait: float = 0.2, **more: str
+    place: Path, arguments: list[str], after: str, number: int, until: Callable[[], bool] = lambda: True, **more: str
 ) -> tuple[int, str, float]:
-    """(exit code, stderr, seconds from the signal to the end) of a command that gets a signal once it has said so."""
+    """(exit code, stderr, seconds from the signal to the end) of a command that gets a signal once it has said `after`
+    and `until` is true."""
     process: Any = subprocess.Popen(
         [sys.executable, "-m", "foreword", *arguments],
         cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**more),
+        preexec_fn=hearing,
     )  # fmt: skip
     try:
         said = ""
         while after not in said:
-            said += process.stderr.readline()
-        time.sleep(wait)
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        time.sleep(0.2)
+        while not until():
+            assert process.poll() is None
+            time.sleep(0.05)
         asked = time.monotonic()
         process.send_signal(number)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=240)
         return process.returncode, said + rest, time.monotonic() - asked
     finally:
         process.kill()
@@ -235,15 +245,56 @@ def test_before_training_a_signal_ends_the_command_with_one_line(place, number, 
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("seconds", [0.1, 0.7, 1.1, 1.5])
+def test_no_library_aborts_when_a_signal_comes_while_it_is_imported(place, seconds) -> None:
+    begins = time.monotonic()
+    returned, said, _ = stopped(
+        place, ["train", "run.yaml"], "loading model", signal.SIGINT, lambda: time.monotonic() - begins > seconds
+    )
+    assert returned == 130, said
+    assert said.splitlines()[-1] == "stopped by SIGINT"
+
+
+def test_an_import_is_known_by_its_frames(monkeypatch) -> None:
+    """Within one the process ends; elsewhere the command is unwound."""
+    from foreword.cli import stopping
+
+    ended: list[int] = []
+
+    def leave(number: int) -> None:
+        ended.append(number)
+        raise SystemExit
+
+    monkeypatch.setattr(stopping, "_leave", leave)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stopping.terminable():  # what is ignored stays so
+        os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stopping.terminable():
+        with pytest.raises(stopping.Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert ended == []
+        with pytest.raises(SystemExit):
+            importlib.import_module("module_that_stops")
+    signal.signal(signal.SIGINT, before)
+    assert ended == [signal.SIGTERM]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_while_rows_are_tokenised_a_signal_leaves_nothing_behind(place, number, code) -> None:
     """They are counted meanwhile, and what was stored of them is gone."""
     row = json.dumps({"input": "question " * 8, "target": "answer " * 4}) + "\n"
     (place / "train.jsonl").write_text(row * 150_000)
     cache = place / "cache"
-    returned, said, _ = stopped(place, ["train", "run.yaml"], "tokenising", number, 3, FOREWORD_CACHE=str(cache))
+
+    def stored() -> bool:
+        return any((cache / "rows").glob(".*/target_ids.i"))
+
+    returned, said, _ = stopped(place, ["train", "run.yaml"], "tokenising", number, stored, FOREWORD_CACHE=str(cache))
     assert returned == code, said
-    assert re.search(r"^tokenising train\.jsonl [\d,]+/150,000  ETA ", said, re.MULTILINE), said
+    assert re.search(r"^tokenising train\.jsonl [\d,]+/150,000", said, re.MULTILINE), said
     assert said.splitlines()[-1] == f"stopped by {signal.Signals(number).name}"
     assert list((cache / "rows").iterdir()) == []
     assert not (place / "runs").exists()

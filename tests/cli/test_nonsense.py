@@ -27,7 +27,7 @@ FEW = ("--choices", "int8", "--no-bleu")
 # A folder of other files, or of other folders, is read by Datasets, which may take long to find nothing.
 OTHER_FOLDERS = {"/", ".."}
 WITH_NAME: list[tuple[list[str], set[str]]] = [
-    (["show", "{}"], {PREFIX}),
+    (["show", "{}"], {PREFIX, "run"}),
     (["export", "{}", "--output", "out"], {PREFIX}),
     (["export", PREFIX, "--output", "{}"], {"nowhere", "nowhere.jsonl", "ü😀", "-1", "\udcff"}),
     (["export", PREFIX, "--to", "{}", "--output", "out"], set()),

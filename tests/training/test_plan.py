@@ -228,7 +228,7 @@ def test_the_forecast_comes_first_and_is_mended_by_the_first_steps() -> None:
     heard, clock = Heard(), Clock()
     forecast = Forecast(1200, 800.0, 10, clock)
     with status.listening(heard):
-        forecast.announce("1,200 steps", 5.0, 8000)
+        forecast.announce("", 5.0, 8000)
         assert heard.notes == ["1,200 steps, about 21 min"]  # 1,200 · 2 · 800 · 5/8000 s, and ten validations of 5 s
         for step in range(1, MENDED_AFTER + 3):
             forecast.stepped(step)
@@ -240,7 +240,7 @@ def test_a_right_forecast_is_left_alone() -> None:
     heard, clock = Heard(), Clock()
     forecast = Forecast(1200, 800.0, 10, clock)
     with status.listening(heard):
-        forecast.announce("1,200 steps", 5.0, 8000)
+        forecast.announce("", 5.0, 8000)
         for step in range(1, 20):
             forecast.stepped(step)
             clock.now += 1.1

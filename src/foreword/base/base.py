@@ -35,9 +35,11 @@ class Base(FrozenModel):
         "embedding" and "conditioned"). It works for all other prefixes too.
         prompts: texts or token ids, one per row. prefix: one for all rows, or one per row.
 
-            inputs = base.inputs(["Hello", "Good morning"], prefix)
-            with base.attach(inputs.rows):
-                base.model.generate(**inputs.tensors)
+            >>> inputs = base.inputs(["Hello", "Good morning"], prefix)
+            >>> with base.attach(inputs.rows):
+            ...     ids = base.model.generate(**inputs.tensors, max_new_tokens=4)
+            >>> ids.shape[0]
+            2
 
         Rows of decoders are padded on the left, rows of other models on the right.
         """
@@ -55,6 +57,11 @@ class Base(FrozenModel):
         **options: Any,
     ) -> list[str]:
         """Answer each prompt and return the new texts, without prompt or special tokens.
+
+            >>> talk = [{"role": "user", "content": "Hello"}]
+            >>> answers = base.generate(["Hello", talk, {"prompt": "Hello"}], [prefix, prefix, None], max_new_tokens=4)
+            >>> answers[0] == answers[1]
+            True
 
         prompts: each is a text, a conversation (a list of messages with role and content), or a row of data in any
         shape that training reads, whose answer is left out. It is rendered with the template that its prefix was
@@ -81,8 +88,9 @@ class Base(FrozenModel):
 
         Arguments and errors are those of `generate`. Leaving the iterator stops the generation.
 
-            for piece in base.stream("Hello", prefix):
-                print(piece, end="", flush=True)
+            >>> pieces = base.stream("Hello", prefix, max_new_tokens=8)
+            >>> "".join(pieces).strip() == base.generate(["Hello"], prefix, max_new_tokens=8)[0]
+            True
         """
         return stream_text(self, prompt, prefix, template, {"max_new_tokens": max_new_tokens} | options)
 
@@ -102,14 +110,18 @@ class Base(FrozenModel):
         batch_size: rows that the cache is for. Real tokens follow at positions from the prefix's length on; an
         attention mask has to cover the prefix, too. Each call needs a cache of its own, since models write into it.
 
-            cache = prefix.to_cache(base)
-            ids = torch.tensor([[0] * cache.get_seq_length() + base.tokenizer("Hello")["input_ids"]])
-            base.model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache)
-
         The result is that of `attach`. If the base has sliding windows, that holds only while prefix and tokens fit
         a window (`WindowWarning`). Raises `PrefixMismatchError` if the prefix doesn't fit the base, `ExportError` if no
         cache can hold it: gates, memories and inserted prompts, layers without keys, another offset than its length, a
         prefix as long as a window, and bases whose caches hold latents.
+
+            >>> cache = prefix.to_cache(base)
+            >>> ids = torch.tensor([[0] * cache.get_seq_length() + base.tokenizer("Hello")["input_ids"]])
+            >>> output = base.model.generate(
+            ...     ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=4
+            ... )
+            >>> output.shape[1] - ids.shape[1]
+            4
         """
         return compose.to_cache(self, prefix, batch_size)
 

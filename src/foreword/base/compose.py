@@ -122,6 +122,10 @@ def with_offset(base: FrozenModel, prefix: Prefix, offset: int) -> Prefix:
 def concat(first: Prefix, second: Prefix, base: FrozenModel) -> Prefix:
     """Return one prefix of `first` and, behind it, `second`: their keys and values concatenated.
 
+        >>> both = foreword.concat(prefix, prefix, base)
+        >>> both.length == 2 * prefix.length
+        True
+
     With rotary positions the keys of `second` are rotated, so that it stands behind `first` as text would; the offset
     is the sum of both. If a base takes no positions from outside (encoders, T5, BART), both have offset 0, and so has
     the result. ALiBi counts positions by itself. A slot that only one of them has is taken from that one.
@@ -148,6 +152,9 @@ def concat(first: Prefix, second: Prefix, base: FrozenModel) -> Prefix:
 
 def average(prefixes: Sequence[Prefix], weights: Sequence[float] | None = None) -> Prefix:
     """Return the weighted mean of prefixes of one base, shape and offset.
+
+        >>> foreword.average([prefix, prefix], weights=[3, 1]).length == prefix.length
+        True
 
     weights: one per prefix, divided by their sum; None: all equal.
     Raises `PrefixMismatchError` if bases, shapes, kinds or offsets differ, or if the weights don't fit.

@@ -138,6 +138,12 @@ class FrozenModel:
     def attach(self, prefix: Prefixes, *, backend: str = "auto", packed: Sequence[int] | None = None) -> Iterator[Self]:
         """Within the `with` block every call of `base.model` runs with the prefix in front.
 
+            >>> inputs = base.tokenizer(["Hello", "Good morning"], return_tensors="pt", padding=True)
+            >>> with base.attach([prefix, None]):
+            ...     logits = base.model(**inputs).logits
+            >>> torch.equal(logits[0], base.model(**inputs).logits[0])
+            False
+
         prefix: a `Prefix` for all rows; a list with one entry per batch row (`None`: the plain base);
         or None. If a call has k rows per entry, as in beam search, row r uses entry r // k.
         Real tokens' positions are shifted by each row's `position_offset`.
@@ -170,8 +176,14 @@ class FrozenModel:
     def carry(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         """Return `function`, to be called in another thread with what is attached here.
 
-            with base.attach(prefix):
-                thread = Thread(target=base.carry(answer), args=(question,))
+            >>> from threading import Thread
+            >>> inputs, found = base.tokenizer("Hello", return_tensors="pt"), []
+            >>> with base.attach(prefix):
+            ...     thread = Thread(target=base.carry(lambda: found.append(base.model(**inputs).logits)))
+            ...     expected = base.model(**inputs).logits
+            >>> thread.start(); thread.join()
+            >>> torch.equal(found[0], expected)
+            True
 
         A new thread has an empty context, in which nothing is attached; so do the threads of an executor.
         `asyncio.to_thread` and new asyncio tasks carry by themselves, and so does `base.model.generate` when it is

@@ -11,6 +11,7 @@ from typing import Any
 
 from foreword import status
 from foreword.base.base import Base
+from foreword.base.quiet import silence, without_bars
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
 from foreword.models.architectures import ARCHITECTURES, Kind
@@ -50,6 +51,10 @@ def load(
 ) -> Base:
     """Load a model and its tokenizer, and freeze every parameter. No code of the checkpoint runs.
 
+        >>> base = foreword.load("smollm2-135m", device="cpu")
+        >>> base
+        Base('smollm2-135m', 30 slots, torch.float32, cpu)
+
     A decoder loads as a causal language model, any other model as the class its checkpoint names. A folder without
     tokenizer files gives a base for tensors only; its `tokenizer` is None.
 
@@ -65,6 +70,7 @@ def load(
     """
     import torch
 
+    silence()
     if dtype not in DTYPES:
         raise ConfigError("dtype", f"must be one of {', '.join(DTYPES)}, not {dtype!r}")
     status.doing(f"loading {model}")
@@ -80,12 +86,14 @@ def load(
     config = load_config(source.folder, source.gguf_file)
     weights = StoredWeights([source.folder / source.gguf_file] if source.gguf_file else weight_files(source.folder))
     try:
-        loaded = model_class(config).from_pretrained(source.folder, trust_remote_code=False, **options)
+        with without_bars():
+            loaded = model_class(config).from_pretrained(source.folder, trust_remote_code=False, **options)
     except _UNREADABLE as error:
         raise ModelError(f"{model} can't be loaded: {_first_line(error)}") from error
     weights.require_unchanged()
     status.doing(f"loading the tokenizer of {model}")
-    tokenizer = _tokenizer(source, loaded.config)
+    with without_bars():
+        tokenizer = _tokenizer(source, loaded.config)
     placed = loaded if "device_map" in options else loaded.to(target)
     return Base(
         placed if lora is None else load_lora(placed, lora),

@@ -23,13 +23,9 @@ def command(
     system: Annotated[str, typer.Option("--system", help="The system's text.")] = "",
     model: common.Model = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 256,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", min=0, help="Sample with this temperature; 0 or none: greedily.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", min=0, max=1, help="Sample from the likeliest tokens of this mass.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of sampling. Default: a new one.")] = None,
+    temperature: common.Temperature = None,
+    top_p: common.TopP = None,
+    seed: common.Seed = None,
     dtype: common.Dtype = None,
     device: common.Device = None,
     quantise: common.Quantise = None,

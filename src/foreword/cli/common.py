@@ -49,6 +49,13 @@ Template = Annotated[
         help=r"The whole prompt, with {field} for a row's field; \n is a new line. Default: the model's chat template.",
     ),
 ]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", min=0, help="Sample with this temperature; 0 or none: greedily.")
+]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", min=0, max=1, help="Sample from the likeliest tokens of this mass.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of sampling. Default: a new one.")]
 SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder, or its run's.")]
 Prefix = Annotated[
     str | None, typer.Option("--prefix", help="A saved prefix's folder, or its run's. Default: the plain base.")

@@ -47,13 +47,9 @@ def command(
     model: common.Model = None,
     template: common.Template = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 64,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", min=0, help="Sample with this temperature; 0 or none: greedily.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", min=0, max=1, help="Sample from the likeliest tokens of this mass.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of sampling. Default: a new one.")] = None,
+    temperature: common.Temperature = None,
+    top_p: common.TopP = None,
+    seed: common.Seed = None,
     num: Annotated[int, typer.Option("--num", min=1, max=1000, help="Answers to each input.")] = 1,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Inputs answered at once.")] = 16,
     dtype: common.Dtype = None,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import os
 import signal
 import sys
 import warnings
@@ -32,7 +29,7 @@ from foreword.cli import (
     train,
 )
 from foreword.cli.helping import Verb
-from foreword.cli.stopping import Terminated, terminable
+from foreword.cli.stopping import Terminated, speaks, terminable, told
 from foreword.errors import ConfigError, DataError, ForewordError, InterruptedRunError
 
 IMPORTING = 1.0  # seconds until the first line: while Python imports, the line can be late
@@ -46,6 +43,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.command)
 app.command("train")(train.command)
@@ -88,15 +86,11 @@ def execute(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     warnings.showwarning = _show_warning
     warnings.filterwarnings("ignore", category=FutureWarning)
-    for noisy in ("torchao", "torch.utils._pytree"):  # what torchao says when Transformers imports it
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         with terminable(), _shown():
             result = app(arguments, prog_name="foreword", standalone_mode=False)
     except _USAGE as error:
-        shown = io.StringIO()
-        error.show(file=shown)
-        typer.echo(common.printable(shown.getvalue(), keep="\n"), err=True, nl=False)
+        common.say(_misused(error))
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _stopped(signal.SIGINT)
@@ -111,10 +105,10 @@ def execute(arguments: list[str]) -> int:
         for problem in problems[DataError.shown :]:
             common.say(f"bad row: {problem}")
         if isinstance(error, InterruptedRunError):
-            if _speaks():
+            if speaks():
                 common.say(_one_line(error))
         else:
-            common.say(f"error: {_one_line(error)}")
+            common.say(f"error: {_one_line(error)} (help: {error.anchor})")
         return 2 if isinstance(error, ConfigError) else getattr(error, "exit_code", 1)
     except Exception as error:
         if debug:
@@ -129,7 +123,7 @@ def execute(arguments: list[str]) -> int:
 @contextmanager
 def _shown() -> Iterator[None]:
     """Within the block what takes long is shown, by the first of several processes."""
-    if not _speaks():
+    if not speaks():
         yield
         return
     loaded = "torch" in sys.modules
@@ -139,18 +133,23 @@ def _shown() -> Iterator[None]:
         yield
 
 
-def _speaks() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _stopped(number: signal.Signals) -> int:
-    if _speaks():
-        common.say(f"stopped by {number.name}")
+    if speaks():
+        common.say(told(number))
     return 128 + number
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _misused(error: Any) -> str:
+    """One line about wrong usage, and where the right one is shown."""
+    if not str(error.format_message()).strip():  # no command: the help was shown
+        return ""
+    verb = getattr(getattr(error, "ctx", None), "info_name", None)
+    command = "foreword -h" if verb in (None, "foreword") else f"foreword {verb} -h"
+    return f"error: {_one_line(error.format_message()).rstrip('.')}; see {command}"
 
 
 def _told(error: Exception) -> str:

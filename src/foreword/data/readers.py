@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from foreword.data.arrow import arrow_rows, dataset_rows, parquet_rows, reason, saved_rows, unreadable
 from foreword.data.csv_rows import csv_rows
+from foreword.data.hub import offline_unless_reached
 from foreword.data.json_rows import json_rows, jsonl_rows
 from foreword.data.opened import ARCHIVES, COMPRESSED, data_suffix, opened
 from foreword.data.rows import BadRow, Row
@@ -154,8 +155,14 @@ def _datasets_id(source: str, split: str) -> Rows:
     datasets = require("datasets", f"to read {shown(source)} as a Datasets id (no file of that name is there)")
     name, _, named_split = source.partition(":")
     try:
-        loaded = datasets.load_dataset(name, split=named_split or split, trust_remote_code=False)
+        with offline_unless_reached() as reached:
+            loaded = datasets.load_dataset(name, split=named_split or split, trust_remote_code=False)
     except unreadable() as error:
         text = f"neither a file nor a folder, and not readable as a Datasets id: {reason(error)}"
+        if not reached:
+            text = (
+                "neither a file nor a folder, and the hub can't be reached for a Datasets id, of which there is no "
+                "copy in the cache; download it where there is a network, and give the folder"
+            )
         raise DataError(f"{source}: {text}") from error
     return dataset_rows(loaded, source)

@@ -50,6 +50,10 @@ def evaluate(
 ) -> EvalResult:
     """Measure `base` on `config.data`, with `prefix` or the one saved at `config.prefix`, if any.
 
+        >>> result = foreword.evaluate(base, foreword.EvalConfig(data="rows.jsonl", metrics=["loss"]), prefix)
+        >>> result.rows
+        20
+
     A prefix's own template is used unless the config names one. Text metrics use batched greedy
     generation. progress: called with (what, rows done, rows in all).
     Raises `DataError`, `PrefixFormatError`, `PrefixMismatchError`.

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 class PrefixPool:
     """The saved prefixes in `folder`, by the names of their folders, ready for `base`.
 
-        pool = PrefixPool(base, "prefixes", max_bytes=256 * 2**20)
-        with base.attach(pool["summary"]):
-            ...
-            base.switch(pool["translation"])
+        >>> folder = prefix.save("prefixes/summary").parent
+        >>> pool = foreword.PrefixPool(base, folder, max_bytes=256 * 2**20)
+        >>> with base.attach(pool["summary"]):
+        ...     base.switch(pool["summary"])
+        >>> sorted(pool)
+        ['summary']
 
     A prefix is read from its file when it is first asked for. It is checked against its manifest and the base, and
     moved to the base's dtype and device, so that attaching copies nothing. Folders that a writer has not finished have

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from foreword.training.run import TrainResult, train
+from foreword.training.result import TrainResult
+from foreword.training.run import train
 
 __all__ = ["TrainResult", "train"]

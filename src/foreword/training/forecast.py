@@ -22,11 +22,15 @@ class Forecast:
         self._validation = self._expected = self._began = 0.0
         self._steps = 0
 
-    def announce(self, what: str, seconds: float, tokens: int) -> None:
-        """Say how long the run takes, if the validation at its start took `seconds` for `tokens` tokens."""
+    def announce(self, more: str, seconds: float, tokens: int) -> None:
+        """Say how long the run takes, if the validation at its start took `seconds` for `tokens` tokens.
+
+        more: stands behind the number of steps.
+        """
         self._validation = seconds
         self._expected = RATIO * self._tokens * seconds / max(1, tokens)
-        status.note(f"{what}, about {status.duration(self._whole(self._total))}")
+        steps = f"{self._total:,} step{'s' * (self._total != 1)}"
+        status.note(f"{steps}{more}, about {status.duration(self._whole(self._total))}")
 
     def _whole(self, steps: int) -> float:
         return steps * self._expected + self._validations * self._validation

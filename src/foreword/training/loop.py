@@ -113,7 +113,7 @@ class Loop:
         rows = self._job.source.num_rows
         times = f", {self._total * self._config.batch_size / rows:.3g} times over {rows:,} rows" if rows else ""
         tokens = int(token_counts(self._job.measured).sum())
-        self._forecast.announce(f"{self._total:,} steps{times}", self._validation.seconds, tokens)
+        self._forecast.announce(times, self._validation.seconds, tokens)
 
     def run(self) -> None:
         """All remaining updates."""

@@ -76,7 +76,7 @@ def shortcomings(
     if len(measured) < FEW_ROWS:
         of = "" if len(measured) == len(held_out) else f" of {len(held_out)}"
         why = "more with --validation" if not of else "all with --validation-rows null or --validation-share"
-        said.append(f"a validation loss of {len(measured)}{of} held-out row{'s' * (len(measured) != 1)}, which says "
+        said.append(f"a validation loss of {len(measured)}{of} held-out row{'s' * (len(held_out) != 1)}, which says "
                     f"little ({why})")  # fmt: skip
     if (warmup := warmup_steps(config.warmup, steps)) >= steps > 1:
         said.append(f"a warm-up of {warmup:,} steps, so that the learning rate never gets beyond its peak")

@@ -24,7 +24,6 @@ from foreword.methods.token_options import with_token_options
 from foreword.models.lora import lora_parameters
 from foreword.objectives import Objective, get_objective
 from foreword.prefix import Prefix
-from foreword.shown import Shown
 from foreword.tasks import Task
 from foreword.training.accelerator import check_trackers, make_accelerator
 from foreword.training.checkpoint import find_checkpoint, read_state
@@ -35,6 +34,7 @@ from foreword.training.loop import Job, Loop
 from foreword.training.lora import restore_lora, trained_lora
 from foreword.training.plan import measured_rows, planned, shortcomings, step_tokens
 from foreword.training.processes import Processes
+from foreword.training.result import TrainResult
 from foreword.training.resuming import require_inputs, with_saved_settings
 from foreword.training.rows import RowBatches, RunRows, digest, load_rows, task_of
 from foreword.training.trained import Trained
@@ -42,31 +42,12 @@ from foreword.training.trained import Trained
 MOST_STEPS = 10**12  # at a thousand a second, thirty years
 
 
-@dataclass(frozen=True, repr=False)
-class TrainResult(Shown):
-    """prefix: the best one by validation loss, as saved. run: its folder. history: rows as in history.jsonl.
-
-    initial: the prefix at step 0. steps: updates done. stopped_early: patience ran out.
-    """
-
-    prefix: Prefix
-    initial: Prefix
-    run: Path
-    history: list[dict[str, Any]]
-    steps: int
-    validation_loss: float
-    stopped_early: bool
-
-    def _shown(self) -> tuple[str, dict[str, Any]]:
-        early = ", stopped early" if self.stopped_early else ""
-        losses = [row["validation_loss"] for row in self.history if "validation_loss" in row]
-        loss = " → ".join(f"{value:.4f}" for value in (*losses[:1], self.validation_loss))
-        title = f"TrainResult: validation loss {loss} after {self.steps} steps{early}"
-        return title, {"run": self.run, "prefix": self.prefix._shown()[0]}
-
-
 def train(base: Base, config: TrainConfig, observer: Observer | None = None) -> TrainResult:
     """Train a prefix for `base` and write the run folder.
+
+        >>> result = foreword.train(base, foreword.TrainConfig(data="rows.jsonl", length=4, steps=2, output="run"))
+        >>> result.prefix.length, result.steps
+        (4, 2)
 
     The base's weights stay as they are. With `config.resume` a run goes on from its newest
     checkpoint, bit-identically on CPU. The global random state is left as it was.
