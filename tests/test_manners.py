@@ -6,17 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 import foreword
 from foreword.compression.choices import UNCOMPRESSED
 from foreword.compression.forms import Compressed
 from foreword.compression.pick import MeasuredChoice
 from foreword.config import CompressConfig, EvalConfig, TrainConfig
-from foreword.errors import ConfigError, ExportError, ForewordError, PrefixMismatchError
-from foreword.prefix import KV
+from foreword.errors import ConfigError
 from foreword.shown import grouped
-from tiny import tiny_base, trained_like
+from tiny import tiny_base
 from training_helpers import settings, write_rows
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\n\n"
@@ -79,48 +77,3 @@ def test_lists_are_accepted_wherever_tuples_are() -> None:
         given: Any = wrong
         with pytest.raises(ConfigError, match="must be a list of text"):
             TrainConfig(**given)
-
-
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_a_cache_gives_what_attach_gives(kind, rows) -> None:
-    base = tiny_base(kind)
-    prefix = trained_like(base, 7)
-    ids = torch.tensor([[5, 9, 11, 4]] * rows)
-    with base.attach(prefix):
-        expected = base.model(ids).logits
-    cache = prefix.to_cache(base, batch_size=rows)
-    assert cache.get_seq_length() == 7
-    positions = torch.arange(7, 11)[None].expand(rows, -1)
-    mask = torch.ones(rows, 11, dtype=torch.long)
-    found = base.model(ids, past_key_values=cache, position_ids=positions, attention_mask=mask).logits
-    assert torch.allclose(found, expected, atol=1e-3)
-    assert not torch.allclose(base.model(ids).logits, expected, atol=0.1)
-    again = prefix.to_cache(base)
-    assert again.get_seq_length() == 7, "a cache is new each time"
-
-
-def test_what_no_cache_can_hold_is_refused() -> None:
-    base = tiny_base()
-    prefix = trained_like(base, 5)
-    first = next(iter(prefix.slots))
-    shorter = dict(prefix.slots) | {first: KV(*(part[:, :3] for part in prefix.slots[first]))}
-    fewer = {name: kv for name, kv in prefix.slots.items() if name != first}
-    for wrong, reason in (
-        (replace(prefix, slots=shorter), "as many tokens in every layer"),
-        (replace(prefix, slots=fewer), "every layer of a decoder"),
-        (replace(prefix, position_offset=3), "position_offset 3"),
-    ):
-        with pytest.raises(ExportError, match=reason):
-            wrong.to_cache(base)
-    sliding = tiny_base("gemma2")
-    with pytest.raises(ExportError, match="sliding windows"):
-        trained_like(sliding, 5).to_cache(sliding)
-    with pytest.raises(PrefixMismatchError):
-        prefix.to_cache(tiny_base("gpt2"))
-    with pytest.raises(ForewordError, match="batch_size: must be 1 or more"):
-        prefix.to_cache(base, batch_size=0)
-    for kind in ("bert", "t5"):
-        other = tiny_base(kind)
-        with pytest.raises(ExportError):
-            trained_like(other, 5).to_cache(other)

@@ -26,7 +26,8 @@
 
 Warnings: `WeightsMismatchWarning` (same shapes, other weights), `SubstituteModelWarning` (a hub
 model was replaced by its bundled quantised copy), `ChatTemplateWarning` (the base has another chat template than the
-prefix was trained with), `OldFormatWarning` (a saved file's digest covers less than all of it).
+prefix was trained with), `OldFormatWarning` (a saved file's digest covers less than all of it), `WindowWarning` (a
+cache of Transformers will forget the prefix).
 """
 
 from __future__ import annotations
@@ -161,3 +162,7 @@ class ChatTemplateWarning(UserWarning):
 
 class OldFormatWarning(UserWarning):
     """A saved file has an older format, whose digest doesn't cover all of it. The text says what it covers."""
+
+
+class WindowWarning(UserWarning):
+    """A prefix became a cache of a base with sliding windows, where the cache will forget it. The text says when."""

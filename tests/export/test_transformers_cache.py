@@ -19,7 +19,7 @@ from tiny import tiny_base, trained_like
 
 def continued(model, file, ids: torch.Tensor, new: int) -> list[int]:
     """Greedy tokens with the cache in `file`, by the code that `usage` prints."""
-    tensors, cache = load_file(file), DynamicCache()
+    tensors, cache = load_file(file), DynamicCache(config=model.config)
     for layer in range(len(tensors) // 2):
         cache.update(tensors[f"key.{layer}"], tensors[f"value.{layer}"], layer)
     ids = torch.cat([torch.zeros(1, cache.get_seq_length(), dtype=ids.dtype), ids], dim=1)

@@ -109,9 +109,11 @@ class Base(FrozenModel):
 
         batch_size: rows that the cache is for. Real tokens follow at positions from the prefix's length on; an
         attention mask has to cover the prefix, too. Each call needs a cache of its own, since models write into it.
-        Raises `PrefixMismatchError` if the prefix doesn't fit, `ExportError` if no cache can hold it: gates, memories
-        and inserted prompts, layers without keys, other offsets than its length, and bases with sliding windows, whose
-        caches would forget it.
+
+        The result is that of `attach`. If the base has sliding windows, that holds only while prefix and tokens fit
+        a window (`WindowWarning`). Raises `PrefixMismatchError` if the prefix doesn't fit the base, `ExportError` if no
+        cache can hold it: gates, memories and inserted prompts, layers without keys, another offset than its length, a
+        prefix as long as a window, and bases whose caches hold latents.
 
             >>> cache = prefix.to_cache(base)
             >>> ids = torch.tensor([[0] * cache.get_seq_length() + base.tokenizer("Hello")["input_ids"]])

@@ -10,6 +10,7 @@ started from the same initialisation. Measure the result before use, or train on
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,8 +21,16 @@ from transformers import DynamicCache
 from foreword.base import rope
 from foreword.base.frozen import FrozenModel
 from foreword.base.rendering import require_tokenizer
-from foreword.errors import ConfigError, ExportError, PositionError, PrefixError, PrefixMismatchError
+from foreword.errors import (
+    ConfigError,
+    ExportError,
+    PositionError,
+    PrefixError,
+    PrefixMismatchError,
+    WindowWarning,
+)
 from foreword.models.architectures import architecture_of
+from foreword.models.shapes import caches_latents
 from foreword.prefix import KV, Prefix
 from foreword.prefix.described import no_cache
 
@@ -36,13 +45,24 @@ def to_cache(base: FrozenModel, prefix: Prefix, batch_size: int = 1) -> DynamicC
     base.require_fit(prefix)
     if batch_size < 1:
         raise ConfigError("batch_size", f"must be 1 or more, not {batch_size}")
-    sliding = any(slot.sliding_window is not None for slot in base.slots)
-    reason = no_cache(prefix) or ("the base has sliding windows, and its cache would forget it" if sliding else None)
+    windows = [slot.sliding_window for slot in base.slots if slot.sliding_window is not None]
+    reason = no_cache(prefix)
+    if reason is None and caches_latents(base.model):
+        reason = f"{base.name} caches what keys and values are made of, not themselves"
+    if reason is None and windows and prefix.length >= min(windows):
+        reason = f"it has {prefix.length} virtual tokens, and {base.name} has a window of {min(windows)}"
     if reason is not None:
         raise ExportError(f"the prefix can't be a cache: {reason}")
-    cache = DynamicCache()
+    if windows:
+        warnings.warn(
+            f"{base.name} has windows of {min(windows):,} tokens: once prefix and tokens are more than that, the cache "
+            "forgets the prefix there; attach does not",
+            WindowWarning,
+            stacklevel=4,
+        )
+    cache = DynamicCache(config=base.model.config)
     for layer, kv in enumerate(prefix.slots.values()):
-        key, value = (part.to(base.device, base.dtype)[None].repeat(batch_size, 1, 1, 1) for part in kv)
+        key, value = (part.detach().to(base.device, base.dtype)[None].repeat(batch_size, 1, 1, 1) for part in kv)
         cache.update(key, value, layer)
     return cache
 

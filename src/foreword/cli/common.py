@@ -20,17 +20,10 @@ from rich.table import Table
 
 from foreword import status
 from foreword.cli import live
-from foreword.cli.prefixes import prefix_folder
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
     from foreword.base import Base
-
-
-def _in_run(path: str | None) -> str | None:
-    """The folder of a prefix, also where that of its run is given."""
-    return None if path is None else prefix_folder(path)
-
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
@@ -63,10 +56,9 @@ TopP = Annotated[
     float | None, typer.Option("--top-p", min=0, max=1, help="Sample from the likeliest tokens of this mass.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of sampling. Default: a new one.")]
-SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder, or its run's.", callback=_in_run)]
+SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder, or its run's.")]
 Prefix = Annotated[
-    str | None,
-    typer.Option("--prefix", help="A saved prefix's folder, or its run's. Default: the plain base.", callback=_in_run),
+    str | None, typer.Option("--prefix", help="A saved prefix's folder, or its run's. Default: the plain base.")
 ]
 
 
@@ -111,9 +103,9 @@ def err() -> Console:
     return _Printer(stderr=True, highlight=False, markup=False)
 
 
-def table(header: bool = True) -> Table:
+def table() -> Table:
     """An empty table without lines between its columns, so that more of them fit a narrow terminal."""
-    return Table(box=SIMPLE_HEAD if header else None, show_header=header, pad_edge=False, padding=(0, 1, 0, 0))
+    return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def print_json(value: Any) -> None:

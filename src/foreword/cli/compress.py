@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from foreword.cli import common
+from foreword.cli import common, tables
 from foreword.cli.flags import values, with_flags
+from foreword.cli.prefixes import prefix_folder
 from foreword.config import CompressConfig
 from foreword.errors import ConfigError
 from foreword.settings import about_data
@@ -29,14 +30,14 @@ def command(
     """Measure ways to make a trained prefix smaller: bytes against validation loss and BLEU. With --keep-loss or
     --max-kb one is picked and written.
 
-    Example: foreword compress runs/e2e/prefix --keep-loss 1% --output prefixes/e2e-small
+    Example: foreword compress runs/e2e --keep-loss 1% --output prefixes/e2e-small
     """
     common.begin()
     from foreword.compression.data import recorded_settings
     from foreword.prefix.stored import read_manifest
     from foreword.settings import build
 
-    given = values(CompressConfig, flags)
+    prefix, given = prefix_folder(prefix), values(CompressConfig, flags)
     recorded = recorded_settings(read_manifest(Path(prefix))["record"], prefix)
     given = recorded | given | {"prefix": prefix, "model": common.model_for(model, prefix)}
     config = build(CompressConfig, given, "flags")
@@ -65,7 +66,7 @@ def _report(result: CompressResult, as_json: bool, model: str) -> None:
         rows = [_row(row, result.rows[0]) for row in result.rows]
         common.print_json({"choices": rows, "picked": picked, "output": where})
         return
-    common.out().print(_table(result.rows, picked))
+    tables.print_table(_table(result.rows, picked))
     if result.picked is not None:
         console = common.out()
         console.print(
@@ -100,12 +101,13 @@ def _row(row: MeasuredChoice, whole: MeasuredChoice) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[MeasuredChoice], picked: str | None) -> Table:
-    whole, recovered = rows[0], any(row.recovered for row in rows)
-    table = Table()
-    names = ["choice", "tokens", "KB", "of the bytes", "validation loss ↓", "change", "BLEU ↑"]
-    for name in [*names, *(["recovery steps"] if recovered else [])]:
+    whole, table = rows[0], common.table()
+    answered, recovered = any(row.bleu is not None for row in rows), any(row.recovered for row in rows)
+    names = ["choice", "tokens", "KB", "share", "loss ↓", "change"]
+    for name in (*names, *(["BLEU ↑"] * answered), *(["recovered"] * recovered)):
         table.add_column(name, justify="left" if name == "choice" else "right")
     for row in rows:
+        bleu = "" if row.bleu is None else f"{row.bleu:.1f}"
         table.add_row(
             row.choice + (" (picked)" if row.choice == picked else ""),
             str(row.tokens),
@@ -113,7 +115,7 @@ def _table(rows: Sequence[MeasuredChoice], picked: str | None) -> Table:
             f"{row.num_bytes / whole.num_bytes:.0%}",
             f"{row.loss:.4f}",
             f"{row.loss / whole.loss - 1:+.2%}",
-            "" if row.bleu is None else f"{row.bleu:.1f}",
-            *([str(row.recovered)] if recovered else []),
+            *([bleu] * answered),
+            *([str(row.recovered)] * recovered),
         )
     return table

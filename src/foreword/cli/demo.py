@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from foreword.cli import common, live
+from foreword.cli import common, live, tables
 
 if TYPE_CHECKING:
     from foreword.demo.task import DemoData
@@ -79,23 +78,18 @@ def _print_table(contenders: dict[str, EvalResult], rows: int) -> None:
             f"{values['bleu']:.1f}",
         )
         table.add_row(name, *cells, style="bold" if name == "prefix, trained" else None)
-    common.out().print(table)
+    tables.print_table(table)
 
 
 def _print_answers(contenders: dict[str, EvalResult], data: DemoData, shown: int = 5) -> None:
     """Held-out functions, spread over the validation rows, with what each contender says."""
-    console, held_out = common.out(), data.held_out
+    held_out = data.held_out
     for number in range(shown):
         row = number * len(held_out) // shown
-        table = Table(title=f"{held_out[row].module}.{held_out[row].name}", show_header=False, title_justify="left")
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
-        table.add_row("code", Text(_short(held_out[row].code)))
-        table.add_row("docstring", Text(held_out[row].summary))
-        for name, measured in contenders.items():
-            style = "bold" if name == "prefix, trained" else None
-            table.add_row(name, Text(measured.texts[row] or "(nothing)"), style=style)
-        console.print(table)
+        said = {name: measured.texts[row] or "(nothing)" for name, measured in contenders.items()}
+        tables.print_text(f"\n{held_out[row].module}.{held_out[row].name}")
+        facts = {"code": _short(held_out[row].code), "docstring": held_out[row].summary}
+        tables.print_facts((facts | said).items(), indent=2)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

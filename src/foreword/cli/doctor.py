@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from foreword.cli import common
+from foreword.cli import common, tables
 
 if TYPE_CHECKING:
     from foreword.doctor.report import Check
@@ -28,13 +28,12 @@ def command(json: common.Json = False, debug: common.Debug = False) -> int:
         return int(not all(check.passed for check in results))
     for heading, entries in facts.items():
         console.print(heading)
-        for name, value in entries.items():
-            console.print(f"  {name:<16} {value}", soft_wrap=True)
+        tables.print_facts(entries.items(), indent=2, aligned=15)
     console.print("checks")
     failed = 0
     for check in _checks():
         mark = "ok" if check.passed else "FAILED"
-        console.print(f"  {mark:<6} {check.name}: {check.seen} ({check.seconds:.1f} s)", soft_wrap=True)
+        tables.print_text(f"{check.name}: {check.seen} ({check.seconds:.1f} s)", f"  {mark:<6} ")
         failed += not check.passed
     console.print("everything works" if not failed else f"{failed} of the checks failed")
     return int(failed > 0)

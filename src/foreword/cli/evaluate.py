@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foreword.cli import common
+from foreword.cli import common, tables
 from foreword.cli.flags import values, with_flags
+from foreword.cli.prefixes import prefix_folder
 from foreword.config import EvalConfig
 from foreword.settings import of_each_task
 
@@ -31,9 +32,9 @@ def command(
     """Measure a model, with or without a prefix: loss in nats, perplexity, BLEU, chrF, ROUGE-L and exact match; of a
     trained head accuracy, F1 and the like.
 
-    Example: foreword eval --data valid.jsonl --prefix runs/e2e/prefix --metrics loss,bleu
+    Example: foreword eval --data valid.jsonl --prefix runs/e2e --metrics loss,bleu
     """
-    config = _config(data, prefix, model, flags)
+    config = _config(data, None if prefix is None else prefix_folder(prefix), model, flags)
     if answers is not None:
         _require_answers(answers, config)
     from foreword.evaluation import evaluate, require_metrics
@@ -96,6 +97,6 @@ def _report(result: EvalResult, as_json: bool) -> None:
     for name, value in result.metrics.items():
         table.add_row(name, f"{value:.4f}" if name == "loss" else f"{value:.2f}")
     common.out().print(f"{result.rows:,} rows, {result.target_tokens:,} target tokens")
-    common.out().print(table)
+    tables.print_table(table)
     for name, signature in result.signatures.items():
         common.out().print(f"{name}: {signature}", soft_wrap=True)

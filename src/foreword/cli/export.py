@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from foreword.cli import common
+from foreword.cli.prefixes import prefix_folder
 
 
 def _list(asked: bool) -> None:
@@ -31,12 +32,12 @@ def command(
 ) -> None:
     """Write a trained prefix in another format, and print how to run it.
 
-    Example: foreword export runs/e2e/prefix --to transformers --output e2e-cache
+    Example: foreword export runs/e2e --to transformers --output e2e-cache
     """
     from foreword.export import export_prefix
     from foreword.prefix import Prefix
 
-    usage = export_prefix(Prefix.load(prefix), to, output)
+    usage = export_prefix(Prefix.load(prefix_folder(prefix)), to, output)
     if json:
         common.print_json({"prefix": prefix, "to": to, "output": output, "usage": usage})
     else:

@@ -28,6 +28,7 @@ from foreword.cli import (
     slots,
     train,
 )
+from foreword.cli.helping import Verb
 from foreword.cli.stopping import Terminated, speaks, terminable, told
 from foreword.errors import ConfigError, DataError, ForewordError, InterruptedRunError
 
@@ -55,6 +56,8 @@ app.command("slots")(slots.command)
 app.command("show")(show.command)
 app.command("methods")(methods.command)
 app.command("doctor")(doctor.command)
+for verb in app.registered_commands:
+    verb.cls = Verb
 
 
 def _version(wanted: bool) -> None:

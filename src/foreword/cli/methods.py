@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from foreword.cli import common
+from foreword.cli import common, tables
 
 COLUMNS = {
     "method": "method",
@@ -47,16 +45,14 @@ def command(
     table = common.table()
     for column, title in COLUMNS.items():
         table.add_column(title, no_wrap=True, justify="left" if column in ("method", "is_cache") else "right")
-    words = Table(box=None, show_header=False, padding=(0, 1))
-    words.add_column(no_wrap=True)
-    words.add_column(overflow="fold")
+    words = []
     for row in rows:
         table.add_row(*(_shown(column, row[column]) for column in COLUMNS))
         export = "" if row["is_cache"] else f" (exports as: {row['exports_as']})"
-        words.add_row(row["method"], Text(row["learns"] + export))
-    common.out().print(f"{name}, {whole:,} parameters; {length} virtual tokens")
-    common.out().print(table)
-    common.out().print(words)
+        words.append((row["method"], row["learns"] + export))
+    tables.print_text(f"{name}, {whole:,} parameters; {length} virtual tokens")
+    tables.print_table(table)
+    tables.print_facts(words, indent=1)
 
 
 def _rows(name: str, length: int) -> tuple[list[dict[str, Any]], int]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from foreword.cli import common
+from foreword.cli import common, tables
 from foreword.cli.prefixes import how_to_use, prefix_folder
 from foreword.shown import grouped
 
@@ -36,14 +35,9 @@ def command(
     if json:
         common.print_json(manifest)
         return
-    table = common.table(header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
     facts = _shape(loaded, manifest, folder) | _origin(loaded, folder) | _training(loaded, folder)
-    for name, fact in facts.items():
-        table.add_row(name, Text(common.printable(str(fact))))
-    common.out().print(prefix)
-    common.out().print(table)
+    common.out().print(prefix, soft_wrap=True)
+    tables.print_facts(facts.items())
     common.out().print(f"use it: {how_to_use(folder, loaded.record)}", soft_wrap=True)
 
 

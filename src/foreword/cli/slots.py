@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from foreword.cli import common
+from foreword.cli import common, tables
 from foreword.shown import grouped
 
 if TYPE_CHECKING:
@@ -56,15 +56,14 @@ def command(
         )
         return
     table = _table(model_slots.slots, length, verbose)
-    console = common.out()
-    console.print(f"{model}: {len(model_slots.slots)} slots", soft_wrap=True)
-    console.print(table)
+    tables.print_text(f"{model}: {len(model_slots.slots)} slots")
+    tables.print_table(table)
     formula = _formula(model_slots, length)
-    console.print(f"direct, {length} virtual tokens: {formula} = {total:,} parameters", soft_wrap=True)
+    tables.print_text(f"direct, {length} virtual tokens: {formula} = {total:,} parameters")
     if support:
-        console.print(f"{empty.config.model_type} is not in the table of architectures; {support}", soft_wrap=True)
+        tables.print_text(f"{empty.config.model_type} is not in the table of architectures; {support}")
     for note in _notes(model_slots):
-        console.print(note, soft_wrap=True)
+        tables.print_text(note)
 
 
 def _table(slots: Sequence[Slot], length: int, verbose: bool) -> Table:
@@ -73,7 +72,7 @@ def _table(slots: Sequence[Slot], length: int, verbose: bool) -> Table:
     last_columns = ("module", "backend") if verbose else ("layers", "parameters", "backend")
     for column in ("slots", "heads/KV", "head_dim", "window", *last_columns):
         left = column in ("slots", "module", "backend")
-        table.add_column(column, no_wrap=column != "backend", justify="left" if left else "right")
+        table.add_column(column, justify="left" if left else "right")
     for _, run in groupby(slots, key=(lambda slot: slot.name) if verbose else _alike):
         same = list(run)
         first, parameters = same[0], sum(slot.parameters(length) for slot in same)

@@ -9,7 +9,7 @@ import typer
 
 from foreword.cli import common, live
 from foreword.cli.flags import pairs, values, with_flags
-from foreword.cli.prefixes import how_to_use
+from foreword.cli.prefixes import how_to_use, prefix_folder
 from foreword.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
     known = {name: value for name, value in saved.items() if name in describe(TrainConfig)}
     if newer := sorted(set(saved) - set(known)):
         common.note(f"the run has settings of another version, which are ignored: {', '.join(newer)}")
-    return build(TrainConfig, known | values | flags, run or "flags")
+    given = known | values | flags
+    if isinstance(start := given.get("init_prefix"), str):
+        given["init_prefix"] = prefix_folder(start)
+    return build(TrainConfig, given, run or "flags")
 
 
 def _recorded(run: Path) -> dict[str, Any]:
@@ -107,12 +110,15 @@ def _report(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
     console = common.out()
     why = ", stopped early" if result.stopped_early else ""
     console.print(f"validation loss {first:.4f} → {result.validation_loss:.4f} after {result.steps} steps{why}")
-    console.print(f"prefix   {folder}  ({common.kilobytes(folder):,.0f} KB, {result.prefix.length} virtual tokens)")
+    console.print(
+        f"prefix   {folder}  ({common.kilobytes(folder):,.0f} KB, {result.prefix.length} virtual tokens)",
+        soft_wrap=True,
+    )
     if (result.run / "head").is_dir():
-        console.print(f"head     {result.run / 'head'}")
+        console.print(f"head     {result.run / 'head'}", soft_wrap=True)
     if (result.run / "lora").is_dir():
-        console.print(f"LoRA     {result.run / 'lora'}")
+        console.print(f"LoRA     {result.run / 'lora'}", soft_wrap=True)
     if (result.run / "loss.png").is_file():
-        console.print(f"curves   {result.run / 'loss.png'}")
+        console.print(f"curves   {result.run / 'loss.png'}", soft_wrap=True)
     use = how_to_use(str(folder), result.prefix.record, config.validation or config.data)
     console.print(f"use it   {use}", soft_wrap=True)

@@ -21,11 +21,10 @@ _USAGE = """import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-tensors = load_file("{file}")
-cache = DynamicCache()
+model, tokenizer = AutoModelForCausalLM.from_pretrained("BASE"), AutoTokenizer.from_pretrained("BASE")
+tensors, cache = load_file("{file}"), DynamicCache(config=model.config)
 for layer in range(len(tensors) // 2):
     cache.update(tensors[f"key.{{layer}}"], tensors[f"value.{{layer}}"], layer)
-model, tokenizer = AutoModelForCausalLM.from_pretrained("BASE"), AutoTokenizer.from_pretrained("BASE")
 {asked}
 ids = torch.cat([torch.zeros(1, cache.get_seq_length(), dtype=ids.dtype), ids], dim=1)  # places for the prefix
 print(tokenizer.decode(model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache)[0]))"""

@@ -26,13 +26,22 @@ def shape_of(module: Any, layer: int) -> Shape:
     heads = int(_first(module, "num_heads", "n_heads", "num_attention_heads") or config.num_attention_heads)
     backend = "math (softcap)" if getattr(module, "attn_logit_softcapping", None) is not None else "flash"
     window = _window(module, config, layer)
-    if hasattr(module, "kv_lora_rank"):  # multi-head latent attention: a slot holds the expanded heads
+    if _latent(module):  # multi-head latent attention: a slot holds the expanded heads
         return Shape(heads, heads, module.qk_head_dim, module.v_head_dim, window, "flash (padded widths)")
     width = _first(module, "head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
     width = int(width or _first(module, "hidden_size", "embed_dim") // heads)
     value_width = int(getattr(module, "v_head_dim", None) or width)
     backend = backend if value_width == width else "flash (padded widths)"
     return Shape(heads, _kv_heads(module, config, heads), width, value_width, window, backend)
+
+
+def caches_latents(model: Any) -> bool:
+    """Return True if caches of `model` hold what keys and values are made of: multi-head latent attention."""
+    return any(_latent(module) for module in model.modules())
+
+
+def _latent(module: Any) -> bool:
+    return hasattr(module, "kv_lora_rank")
 
 
 def _kv_heads(module: Any, config: Any, heads: int) -> int:

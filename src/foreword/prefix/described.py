@@ -32,6 +32,8 @@ def no_cache(prefix: Any) -> str | None:
         return "a cache needs keys and values in every layer of a decoder"
     if len({kv.length for kv in prefix.slots.values()}) > 1:
         return "a cache has as many tokens in every layer; this prefix has not"
+    if any(kv.key.shape[2] != kv.value.shape[2] for kv in prefix.slots.values()):
+        return "its keys and values differ in width, as in latent attention, whose caches hold neither"
     if prefix.position_offset != prefix.length:
         return (
             f"a cache moves real tokens up by its length {prefix.length}, but this prefix has position_offset "

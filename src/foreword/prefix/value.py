@@ -266,7 +266,7 @@ class Prefix(Shown):
         return base.prefix_with_offset(self, offset)
 
     def to_cache(self, base: Composer, *, batch_size: int = 1) -> Any:
-        """See `Base.prefix_to_cache`."""
+        """Return a Transformers cache that holds this prefix. See `Base.prefix_to_cache`."""
         return base.prefix_to_cache(self, batch_size=batch_size)
 
     @classmethod
