@@ -67,6 +67,7 @@ def test_a_hub_that_is_out_of_reach_is_not_waited_for(tmp_path, monkeypatch) -> 
 
     monkeypatch.setattr("foreword.data.hub._answers", lambda address: False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     began = time.monotonic()
     with pytest.raises(DataError, match=r"the hub can't be reached .* download it where there is a network"):

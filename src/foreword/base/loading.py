@@ -11,7 +11,6 @@ from typing import Any
 
 from foreword import status
 from foreword.base.base import Base
-from foreword.base.quiet import silence, without_bars
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
 from foreword.models.architectures import ARCHITECTURES, Kind
@@ -20,6 +19,7 @@ from foreword.models.folder import checked_folder, read_config
 from foreword.models.lora import load_lora
 from foreword.models.quantise import loading_options
 from foreword.models.weights import StoredWeights, weight_files
+from foreword.quiet import silence, without_bars
 
 DTYPES = ("float32", "bfloat16", "float16")
 BUNDLED_FOR = {"HuggingFaceTB/SmolLM2-135M-Instruct": bundled.NAME}

@@ -31,6 +31,7 @@ from foreword.cli import (
 from foreword.cli.helping import Verb
 from foreword.cli.stopping import Terminated, speaks, terminable, told
 from foreword.errors import ConfigError, DataError, ForewordError, InterruptedRunError
+from foreword.quiet import silence
 
 IMPORTING = 1.0  # seconds until the first line: while Python imports, the line can be late
 LISTED = 20  # bad rows that are named one by one; of more, the error's text names the first
@@ -86,6 +87,7 @@ def execute(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     warnings.showwarning = _show_warning
     warnings.filterwarnings("ignore", category=FutureWarning)
+    silence()
     try:
         with terminable(), _shown():
             result = app(arguments, prog_name="foreword", standalone_mode=False)

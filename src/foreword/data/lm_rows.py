@@ -210,6 +210,8 @@ class LmRows:
         if self.renderer.apart:
             return "is a text alone, and an encoder–decoder needs a question too; name --input-field and --target-field"
         ids = self.renderer.text_ids(form.text)
+        if len(ids) < 2:
+            return "the text has too few tokens to learn from"
         return Example(ids[:1], ids[1:], "", form.text, (form.text,), where)
 
     def _conversation(self, talk: Talk, form: Conversation | Pair, where: str) -> Example | str:
