@@ -71,7 +71,7 @@ def test_hash_changes_with_the_weights(folder) -> None:
     [
         ({"model": "/nowhere"}, ModelError, "neither a model folder"),
         ({"model": "nowhere.gguf"}, ModelError, "does not exist"),
-        ({"model": "nobody/nothing"}, ModelError, "can't be fetched from the hub"),
+        ({"model": "nobody/nothing"}, ModelError, "the hub can't be reached"),
         ({"model": "x", "dtype": "int8"}, ConfigError, "dtype"),
         ({"model": "x", "device": "tpu"}, ConfigError, "device"),
     ],

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
+import foreword
+from foreword.base import hub
+from foreword.base.loading import load_config
 from foreword.cli.main import app, execute
 from foreword.data.readers import read_rows
-from foreword.errors import DataError
+from foreword.errors import DataError, ModelError
 from tiny import byte_tokenizer, tiny_model
 
 VERBS = sorted(str(command.name) for command in app.registered_commands)
@@ -65,7 +69,7 @@ def test_a_hub_that_is_out_of_reach_is_not_waited_for(tmp_path, monkeypatch) -> 
     datasets = pytest.importorskip("datasets")
     from huggingface_hub import constants
 
-    monkeypatch.setattr("foreword.data.hub._answers", lambda address: False)
+    monkeypatch.setattr("foreword.base.hub.answers", lambda address: False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
@@ -75,3 +79,54 @@ def test_a_hub_that_is_out_of_reach_is_not_waited_for(tmp_path, monkeypatch) -> 
     assert time.monotonic() - began < 20  # it was half a minute of retries
     assert not constants.HF_HUB_OFFLINE, "as before"
     assert not datasets.config.HF_HUB_OFFLINE
+
+
+@pytest.fixture
+def dropping(monkeypatch):
+    """A hub behind a firewall that drops what is sent to it: a socket whose queue of connections is full."""
+    from huggingface_hub import constants
+
+    for name in hub._PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    waiting = [socket.socket() for _ in range(4)]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        yield
+        for client in waiting:
+            client.close()
+
+
+def test_a_model_of_a_hub_that_is_out_of_reach_is_not_waited_for(dropping) -> None:
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"the hub can't be reached.* download it where there is a network"):
+        foreword.load("some/model")
+    with pytest.raises(ModelError, match="some/model has no readable configuration"):
+        load_config("some/model")
+    assert time.monotonic() - began < 20  # it was minutes of retries
+
+
+def test_a_cached_model_loads_where_the_hub_is_out_of_reach(dropping, tmp_path, monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    copy = tmp_path / "models--some--model"
+    (copy / "refs").mkdir(parents=True)
+    (copy / "refs" / "main").write_text("0" * 40)
+    tiny_model("llama").save_pretrained(copy / "snapshots" / ("0" * 40))
+    assert foreword.load("some/model").model.config.model_type == "llama"
+
+
+def test_a_name_that_is_looked_up_for_long_counts_as_out_of_reach(monkeypatch) -> None:
+    def slow(address: str) -> bool:
+        time.sleep(1)
+        return True
+
+    monkeypatch.setattr(hub, "_connects", slow)
+    monkeypatch.setattr(hub, "PATIENCE", 0.01)
+    assert not hub.answers("https://example.org")

@@ -11,6 +11,7 @@ from typing import Any
 
 from foreword import status
 from foreword.base.base import Base
+from foreword.base.hub import REMEDY, reached
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
 from foreword.models import bundled
 from foreword.models.architectures import ARCHITECTURES, Kind
@@ -125,7 +126,9 @@ def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
             return AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         if (path / "config.json").exists():
             read_config(path / "config.json")
-        return AutoConfig.from_pretrained(path if path.exists() else str(model), trust_remote_code=False)
+        if path.exists():
+            return AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return AutoConfig.from_pretrained(str(model), trust_remote_code=False, local_files_only=not reached())
     except _UNREADABLE as error:
         if str(model) in BUNDLED_FOR:
             return bundled.config()
@@ -212,13 +215,16 @@ def _from_hub(name: str, announce: Callable[[str], None] | None) -> Source:
 
     status.doing(f"fetching {name} from the hub")
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    there = reached()
     try:
-        return Source(Path(snapshot_download(name, allow_patterns=patterns)), name)
+        return Source(Path(snapshot_download(name, allow_patterns=patterns, local_files_only=not there)), name)
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         if name not in BUNDLED_FOR or not bundled.available():
+            why = f"and can't be fetched from the hub ({_first_line(error)})"
+            if not there:
+                why = "the hub can't be reached, and its cache has no copy"
             raise ModelError(
-                f"{name} is not a folder and can't be fetched from the hub ({_first_line(error)}); "
-                f"offline, give a local folder, a .gguf file, or {bundled.NAME!r}"
+                f"{name} is not a folder, {why}; {REMEDY}, or use {bundled.NAME!r}, which is bundled"
             ) from error
     warnings.warn(
         f"{name} can't be reached; using the bundled {bundled.NAME}, whose weights are dequantised "

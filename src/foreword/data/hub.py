@@ -1,15 +1,11 @@
-"""The hub, where there is a network: without one a look-up fails at once, instead of after a minute of retries."""
+"""Datasets of the hub, where there is a network: without one its cache is asked, and nothing is waited for."""
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
-PATIENCE = 2.0  # seconds until a host counts as out of reach
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+from foreword.base.hub import reached
 
 
 @contextmanager
@@ -21,11 +17,8 @@ def offline_unless_reached() -> Iterator[bool]:
     import datasets
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        yield False
-        return
-    if reached := _answers(next(filter(None, map(os.environ.get, _PROXIES)), constants.ENDPOINT)):
-        yield reached
+    if constants.HF_HUB_OFFLINE or reached():
+        yield not constants.HF_HUB_OFFLINE
         return
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
@@ -33,13 +26,3 @@ def offline_unless_reached() -> Iterator[bool]:
         yield False
     finally:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
-
-
-def _answers(address: str) -> bool:
-    parts = urlsplit(address if "//" in address else f"//{address}")
-    try:
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-        with socket.create_connection((parts.hostname or "", port), PATIENCE):
-            return True
-    except (OSError, ValueError):
-        return False
