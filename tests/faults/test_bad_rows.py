@@ -102,11 +102,9 @@ def test_of_many_rows_that_are_left_out_a_few_are_named(spoilt, tmp_path, capsys
     tiny_model("llama").save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")
     given = ["--data", str(path), "--model", str(tmp_path / "model"), "--max-bad-rows", "20"]
-    more = (
-        ["--length", "2", "--steps", "1", "--output", str(tmp_path / "run")] if verb == "train" else ["--rows", "1900"]
-    )
-    measured = [] if verb == "train" else ["--metrics", "loss", "--batch-size", "200"]
-    assert execute([verb, *given, *more, *measured]) == 0
+    train = ["--length", "2", "--steps", "1", "--output", str(tmp_path / "run")]
+    measure = ["--rows", "1900", "--metrics", "loss", "--batch-size", "200"]
+    assert execute([verb, *given, *(train if verb == "train" else measure)]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert [line.partition(": ")[0] for line in said] == ["note"] * 6
     assert f"left out {path}:51: " in said[0]
