@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_templates import FAMILIES, GEMMA_1, GPT_OSS, QWEN_3, R1, Family, marked, tokenizer_of, unmarked
-from foreword.base.chat import render_chat
+from foreword.base.chat import dated, prints_date, render_chat
 from foreword.base.conversation import ChatFormat, Tokens, Unrendered
 
 USER, ASSISTANT, SYSTEM, TOOL = "user", "assistant", "system", "tool"
@@ -198,6 +198,15 @@ def test_a_template_that_changes_what_is_said_and_one_that_refuses() -> None:
         ChatFormat(tokenizer_of(FAMILIES["Gemma 3"])).talk(messages(TALK[0], TALK[0], TALK[1]))
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("said", ["n", "t", "a", "think", "assistant", "m"])
+def test_an_answer_that_stands_in_the_templates_own_words(name, said) -> None:
+    family = FAMILIES[name]
+    tokenizer = tokenizer_of(family)
+    tokens = encoded(tokenizer, messages((USER, "x"), (ASSISTANT, said), (USER, "y"), (ASSISTANT, said)))
+    assert runs(tokenizer, tokens) == [family.said.format(said), (family.last or family.said).format(said)]
+
+
 def test_an_answer_that_holds_an_end_token_or_stands_in_a_later_turn() -> None:
     tokenizer = tokenizer_of(FAMILIES["Phi 4"])
     turns = messages((USER, "a"), (ASSISTANT, "x<|im_end|>y"), (USER, "b"), (ASSISTANT, "y"))
@@ -219,3 +228,12 @@ def test_conversations_encoded_together_are_those_encoded_one_by_one() -> None:
     together.ahead([talk.text for talk in talks])
     assert len(together._known) == 2
     assert [together.tokens(talk) for talk in talks] == [apart.tokens(talk) for talk in talks]
+
+
+def test_a_template_prints_the_date_that_it_is_told() -> None:
+    tokenizer = tokenizer_of(FAMILIES["Phi 4"], "{{ strftime_now('%d %b %Y') }}" + unmarked(FAMILIES["Phi 4"]))
+    assert prints_date(tokenizer)
+    assert not prints_date(tokenizer_of(FAMILIES["Phi 4"]))
+    with dated("2001-02-03"):
+        assert ChatFormat(tokenizer).prompt(messages(*TALK[:1])).startswith("03 Feb 2001<|im_start|>")
+    assert not ChatFormat(tokenizer).prompt(messages(*TALK[:1])).startswith("03 Feb 2001")

@@ -170,11 +170,11 @@ class ChatFormat:
         """Return where the turn that begins at `start` ends, its end token included; None if that can't be told."""
         content = messages[-1]["content"]
         if content.strip() and not messages[-1].get("tool_calls"):
-            for text in (content.strip(), content.rpartition("</think>")[2].strip()):
-                at = whole.find(text, start, border)
-                if text and at >= 0:
-                    ended = self._specials.match(whole, at + len(text))
-                    return ended.end() if ended else at + len(text)
+            for text in filter(None, (content.strip(), content.rpartition("</think>")[2].strip())):
+                ends = [found.end() for found in re.compile(re.escape(text)).finditer(whole, start, border)]
+                closed = (self._specials.match(whole, end) for end in ends)  # "n" stands in "<think>", too
+                if ends:
+                    return next((match.end() for match in closed if match), ends[0])
         if not messages[-1].get("tool_calls"):
             return None
         for text in self._as_history(messages, tools):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from foreword.config import TrainConfig
 from foreword.errors import CheckpointError
 from foreword.settings import free_on_resume, to_dict, worked_out
+
+DATE = "date"  # among a run's inputs: the day that its chat template prints
 
 
 def with_saved_settings(config: TrainConfig, checkpoint: Path, recorded: dict[str, Any]) -> TrainConfig:
@@ -29,8 +33,20 @@ def with_saved_settings(config: TrainConfig, checkpoint: Path, recorded: dict[st
     return config
 
 
+def rendering_date(saved: Mapping[str, Any] | None) -> str:
+    """Return the day whose date chat templates print: that of the run that is resumed, else today.
+
+    Raises `CheckpointError` if the checkpoint holds something else.
+    """
+    date = (saved or {}).get(DATE) or datetime.now().date().isoformat()
+    try:
+        return datetime.fromisoformat(str(date)).date().isoformat()
+    except ValueError as error:
+        raise CheckpointError(f"the checkpoint names {date!r:.40} as the date of its rows, which is none") from error
+
+
 def require_inputs(inputs: dict[str, str], checkpoint: Path | None, saved: dict[str, Any]) -> None:
     """Raise `CheckpointError` if the rows or the base's weights are not those of the run."""
     for name, value in inputs.items():
-        if saved.get(name) != value:
+        if name != DATE and saved.get(name) != value:
             raise CheckpointError(f"{checkpoint} was made with other {name}; resume with the same, or start a new run")

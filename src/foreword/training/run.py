@@ -13,6 +13,7 @@ import torch
 
 from foreword import status
 from foreword.base import Base
+from foreword.base.chat import dated, prints_date
 from foreword.base.rendering import require_tokenizer
 from foreword.base.sharding import shard
 from foreword.config import TrainConfig
@@ -35,7 +36,7 @@ from foreword.training.lora import restore_lora, trained_lora
 from foreword.training.plan import measured_rows, planned, shortcomings, step_tokens
 from foreword.training.processes import Processes
 from foreword.training.result import TrainResult
-from foreword.training.resuming import require_inputs, with_saved_settings
+from foreword.training.resuming import DATE, rendering_date, require_inputs, with_saved_settings
 from foreword.training.rows import RowBatches, RunRows, digest, load_rows, task_of
 from foreword.training.trained import Trained
 
@@ -126,8 +127,10 @@ def _prepare(method: Method, base: Base, config: TrainConfig, checkpoint: Path |
         config = with_saved_settings(config, checkpoint, recorded)
     torch.manual_seed(config.seed)
     task = task_of(base, config)
-    rows = load_rows(task, config)
-    inputs = _digests(rows, base)
+    date = rendering_date(saved_inputs)
+    with dated(date):
+        rows = load_rows(task, config)
+    inputs = _digests(rows, base) | ({DATE: date} if prints_date(base.tokenizer) else {})
     if saved_inputs is not None:
         require_inputs(inputs, checkpoint, saved_inputs)
     torch.manual_seed(config.seed)

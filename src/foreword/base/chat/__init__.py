@@ -14,13 +14,15 @@ An honest template uses about a thousandth of the fuel. It grows with the messag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
 
-from foreword.base.chat.environment import Environment
+from foreword.base.chat.environment import TODAY, Environment
 from foreword.base.chat.marks import marking
 from foreword.base.chat.meter import METER, Meter, OutOfBounds
 from foreword.errors import ConfigError
@@ -36,6 +38,24 @@ _FAILURES = (
 _ENVIRONMENT = Environment()
 Message = Mapping[str, Any]
 Spans = tuple[tuple[int, int], ...]
+
+
+@contextmanager
+def dated(date: str) -> Iterator[None]:
+    """Within the block chat templates that print the date print this one, for instance 2026-11-28.
+
+    A run renders its rows on the day it began, also when it goes on later.
+    """
+    token = TODAY.set(datetime.fromisoformat(date))
+    try:
+        yield
+    finally:
+        TODAY.reset(token)
+
+
+def prints_date(tokenizer: Any) -> bool:
+    """Return True if the tokenizer's chat template prints the date."""
+    return "strftime_now" in str(tokenizer.chat_template)
 
 
 def render_chat(

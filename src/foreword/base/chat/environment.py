@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import datetime
 from types import BuiltinMethodType, MethodType
 from typing import Any
@@ -17,6 +18,8 @@ from foreword.base.chat import meter, operations, tree
 from foreword.base.chat.filters import FILTERS, TESTS
 from foreword.base.chat.marks import mark
 from foreword.base.chat.meter import STEP, OutOfBounds, pay
+
+TODAY: ContextVar[datetime | None] = ContextVar("foreword_today", default=None)  # what templates print; None: now
 
 
 class _Generation(Extension):
@@ -139,7 +142,7 @@ def _raise(message: Any) -> None:
 def _now(format: str) -> str:
     if len(format) > 200:
         raise OutOfBounds("formats a date at too great a length")
-    return datetime.now().strftime(format)
+    return (TODAY.get() or datetime.now()).strftime(format)
 
 
 _CALLABLE = (Macro, LoopContext, _Formatter, _Generation, _Dictionary, Undefined)  # the last says what is undefined
