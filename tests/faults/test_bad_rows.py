@@ -93,3 +93,20 @@ def test_the_command_line_names_every_one(spoilt, tmp_path, capsys, monkeypatch)
     for number in SPOILT:
         assert said.count(f"{path}:{number + 1}: ") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "eval"])
+def test_of_many_rows_that_are_left_out_a_few_are_named(spoilt, tmp_path, capsys, verb) -> None:
+    """As many as there are rows could be left out; they would fill the terminal."""
+    path = spoilt(b"no JSON")
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    given = ["--data", str(path), "--model", str(tmp_path / "model"), "--max-bad-rows", "20"]
+    train = ["--length", "2", "--steps", "1", "--output", str(tmp_path / "run")]
+    measure = ["--rows", "1900", "--metrics", "loss", "--batch-size", "200"]
+    assert execute([verb, *given, *(train if verb == "train" else measure)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert [line.partition(": ")[0] for line in said] == ["note"] * 6
+    assert f"left out {path}:51: " in said[0]
+    assert said[-1].startswith("note: and ")
+    assert said[-1].endswith(" more rows left out")

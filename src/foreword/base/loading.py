@@ -23,6 +23,7 @@ from foreword.models.weights import StoredWeights, weight_files
 from foreword.quiet import silence, without_bars
 
 DTYPES = ("float32", "bfloat16", "float16")
+_UNREACHED = "the hub can't be reached, and its cache has no copy"
 BUNDLED_FOR = {"HuggingFaceTB/SmolLM2-135M-Instruct": bundled.NAME}
 # A folder without any of these has no tokenizer; a folder with some of them has one, which must be readable
 _TOKENIZER_FILES = (
@@ -112,7 +113,7 @@ def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
     """
     from transformers import AutoConfig
 
-    path = Path(model)
+    path, there = Path(model), True
     status.doing(f"reading the configuration of {model}")
     try:
         if gguf_file is not None:
@@ -128,11 +129,13 @@ def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
             read_config(path / "config.json")
         if path.exists():
             return AutoConfig.from_pretrained(path, trust_remote_code=False)
-        return AutoConfig.from_pretrained(str(model), trust_remote_code=False, local_files_only=not reached())
+        there = reached()
+        return AutoConfig.from_pretrained(str(model), trust_remote_code=False, local_files_only=not there)
     except _UNREADABLE as error:
         if str(model) in BUNDLED_FOR:
             return bundled.config()
-        raise ModelError(f"{model} has no readable configuration: {_first_line(error)}") from error
+        reason = _first_line(error) if there else f"{_UNREACHED}; {REMEDY}"
+        raise ModelError(f"{model} has no readable configuration: {reason}") from error
 
 
 def model_class(config: Any) -> Any:
@@ -222,7 +225,7 @@ def _from_hub(name: str, announce: Callable[[str], None] | None) -> Source:
         if name not in BUNDLED_FOR or not bundled.available():
             why = f"and can't be fetched from the hub ({_first_line(error)})"
             if not there:
-                why = "the hub can't be reached, and its cache has no copy"
+                why = _UNREACHED
             raise ModelError(
                 f"{name} is not a folder, {why}; {REMEDY}, or use {bundled.NAME!r}, which is bundled"
             ) from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foreword.cli import common, tables
+from foreword.cli import common, live, tables
 from foreword.cli.flags import values, with_flags
 from foreword.cli.prefixes import prefix_folder
 from foreword.config import EvalConfig
@@ -43,8 +43,8 @@ def command(
     require_metrics(config.metrics or ())
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
     result = evaluate(base, config)
-    for bad in result.bad_rows:
-        common.note(f"left out {bad}")
+    for line in live.left_out(result.bad_rows):
+        common.note(line)
     if answers is not None:
         with writing(answers):
             answers.write_text("".join(" ".join(text.split()) + "\n" for text in result.texts), encoding="utf-8")

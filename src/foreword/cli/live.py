@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PERIOD = 0.125  # seconds between two looks
 UNSEEN = 0.3  # seconds within which a live line would only flicker
 BAR = 20  # characters
+NAMED = 5  # rows that are left out and named one by one
 
 
 class Live(status.Lines):
@@ -128,8 +129,14 @@ class Live(status.Lines):
         elif isinstance(event, events.Sampled):
             self.say(f"{event.where}: {event.answer!r} (target {event.target!r})")
         elif isinstance(event, events.Started):
-            for bad in event.bad_rows:
-                self.note(f"left out {bad}")
+            for line in left_out(event.bad_rows):
+                self.note(line)
+
+
+def left_out(bad_rows: Sequence[object]) -> list[str]:
+    """Return lines about rows that are left out: a few by name, and how many more there are."""
+    lines = [f"left out {bad}" for bad in bad_rows[:NAMED]]
+    return [*lines, f"and {more:,} more rows left out"] if (more := len(bad_rows) - NAMED) > 0 else lines
 
 
 _SHOWN: list[Live] = []  # the innermost command's is the last
