@@ -10,19 +10,19 @@ learned there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from foreword.base.adapting import ways, with_thoughts
 from foreword.base.chat import render_marked
 from foreword.errors import ConfigError
 
 Message = Mapping[str, Any]
 Turns = Literal["all", "last"]
 _MARK = "\u241f"
-_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 
 
 class Unrendered(ValueError):
@@ -128,10 +128,10 @@ class ChatFormat:
         self, messages: Sequence[Message], tools: Sequence[Any] | None, asks: bool = False
     ) -> tuple[list[dict[str, Any]], str, tuple[tuple[int, int], ...]]:
         """Return messages that the template has a place for, with the text and the marks. Raises `Unrendered`."""
-        plain = [_with_thoughts(message) for message in messages]
+        plain = [with_thoughts(message) for message in messages]
         said = [message["content"].strip() for message in plain if message["role"] in ("system", "developer", "tool")]
         problem: Exception | None = None
-        for fitted in _ways(plain):
+        for fitted in ways(plain):
             try:
                 text, marks = render_marked(self._tokenizer, fitted, asks, tools)
             except ConfigError as error:
@@ -171,10 +171,8 @@ class ChatFormat:
         content = messages[-1]["content"]
         if content.strip() and not messages[-1].get("tool_calls"):
             for text in filter(None, (content.strip(), content.rpartition("</think>")[2].strip())):
-                ends = [found.end() for found in re.compile(re.escape(text)).finditer(whole, start, border)]
-                closed = (self._specials.match(whole, end) for end in ends)  # "n" stands in "<think>", too
-                if ends:
-                    return next((match.end() for match in closed if match), ends[0])
+                if (end := self._end_of(text, whole, start, border, bool(messages[-1].get("thinking")))) is not None:
+                    return end
         if not messages[-1].get("tool_calls"):
             return None
         for text in self._as_history(messages, tools):
@@ -183,6 +181,16 @@ class ChatFormat:
             if ends:
                 return start + ends[-1]
         return None
+
+    def _end_of(self, text: str, whole: str, start: int, border: int, thinks: bool) -> int | None:
+        """Return where `text` ends within `whole`, its end token included: an "n" stands in "<think>", too."""
+        occurrences = re.compile(f"(?={re.escape(text)})").finditer(whole, start, border)
+        starts = [found.start() for found in occurrences if found.start() + len(text) <= border]
+        if not thinks:  # what stands behind an end token is somebody else's
+            starts = [at for at in starts if not any(end in whole[start:at] for end in self._ends)]
+        closed = (self._specials.match(whole, at + len(text)) for at in starts)
+        last = starts[0] + len(text) if starts else None
+        return next((match.end() for match in closed if match), last)
 
     def _as_history(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> Iterator[str]:
         """Yield the text with the last message as it is shown at the end, and before another question."""
@@ -217,46 +225,6 @@ def _shared(one: str, other: str) -> int:
     """Return how many characters two texts have in common from the beginning."""
     differs = (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differs, min(len(one), len(other)))
-
-
-def _with_thoughts(message: Message) -> dict[str, Any]:
-    """Return a message whose thoughts have each of the names by which templates read them, as in Transformers."""
-    made = {key: value for key, value in message.items() if value is not None}
-    thoughts = next((made[name] for name in _THOUGHTS if name in made), None)
-    return made if thoughts is None else {"thinking": thoughts, **made, "reasoning_content": thoughts}
-
-
-def _ways(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the messages as they are, then with what fewer templates need: each adaptation, and all of them."""
-    yield messages
-    steps: list[Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = [_merged, _tools_as_text]
-    seen = [messages]
-    for adapted in (*(step(messages) for step in steps), _tools_as_text(_merged(messages))):
-        if adapted not in seen:
-            seen.append(adapted)
-            yield adapted
-
-
-def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages with each system text before the user's next one."""
-    made: list[dict[str, Any]] = []
-    waiting: list[str] = []
-    for message in messages:
-        if message["role"] in ("system", "developer"):
-            waiting.append(message["content"])
-        elif message["role"] == "user" and waiting:
-            made.append({**message, "content": "\n\n".join([*waiting, message["content"]])})
-            waiting = []
-        else:
-            made.append(message)
-    return made
-
-
-def _tools_as_text(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {"role": "user", "content": message["content"]} if message["role"] == "tool" else message
-        for message in messages
-    ]
 
 
 def _marked(encoding: Any, spans: Sequence[tuple[int, int]]) -> list[bool]:

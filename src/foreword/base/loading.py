@@ -114,7 +114,7 @@ def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
     from transformers import AutoConfig
 
     path, there = Path(model), True
-    status.doing(f"reading the configuration of {model}")
+    status.doing(f"reading the configuration of {path.name}")
     try:
         if gguf_file is not None:
             return AutoConfig.from_pretrained(path, gguf_file=gguf_file, trust_remote_code=False)
