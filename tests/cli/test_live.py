@@ -310,9 +310,9 @@ def test_while_training_a_signal_is_answered_at_once_and_the_run_is_saved(place,
     arguments = ["train", "run.yaml", "--steps", "100000", "--output", "run"]
     returned, said, _ = stopped(place, arguments, "100,000 steps", number)
     assert returned == code, said
-    answer, last = said.splitlines()[-2:]
+    *lines, last = said.splitlines()
     again = "; Ctrl-C again to stop now" if number == signal.SIGINT else ""
-    assert answer == f"finishing this step and saving{again}"
+    assert f"finishing this step and saving{again}" in lines[-3:]  # the step that is finished may say something, too
     assert last.startswith(f"stopped by {signal.Signals(number).name} after step ")
     assert "go on with --resume run" in last
     assert "error" not in said
