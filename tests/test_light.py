@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import foreword
+from foreword.cli.main import app
 from foreword.extras import EXTRAS
 from tiny import byte_tokenizer, tiny_model
 
@@ -22,6 +24,13 @@ SOURCES = Path(foreword.__file__).parent
 CORE = {"torch", "transformers", "safetensors", "numpy", "typer", "rich", "filelock", "pyyaml", "jinja2"}
 # Packages that come with the core, or are used only if they are there
 WITH_CORE = {"yaml", "markupsafe", "cut_cross_entropy", "jinja2", "tokenizers", "huggingface_hub", "packaging"}
+# Import an extra's package by statement, where a caller or the line before has asked for it
+ASKED = {
+    "cli/chat.py",  # input() without it
+    "data/arrow.py", "data/hub.py", "models/lora.py", "models/quantise.py",
+    "training/accelerator.py", "training/folder.py",
+    "training/lora.py",  # a base with a LoRA was loaded by PEFT
+}  # fmt: skip
 # In place of a core install: no package of an extra can be imported, nor found
 BLOCK = """
 import importlib.util, sys
@@ -46,22 +55,23 @@ def folder(tmp_path_factory) -> Path:
     rows = [{"prompt": f"q{i}", "completion": f"a{i}"} for i in range(20)]
     (made / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (made / "rows.parquet").write_bytes(b"PAR1")
+    (made / "model.gguf").write_bytes(b"GGUF")
     (made / "rows.arrow").write_bytes(b"ARROW1")
     (made / "saved").mkdir()
     (made / "saved" / "dataset_info.json").write_text("{}")
     return made
 
 
-def light(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run `code` where only the core is installed."""
-    program = BLOCK.format(blocked=set(PACKAGES)) + code
+def light(folder: Path, code: str, blocked: Sequence[str] = PACKAGES) -> subprocess.CompletedProcess[str]:
+    """Run `code` where only the core is installed, or where `blocked` are not."""
+    program = BLOCK.format(blocked=set(blocked)) + code
     fresh = os.environ | {"FOREWORD_CACHE": str(folder / "cache")}
     return subprocess.run(
         [sys.executable, "-c", program], cwd=folder, env=fresh, capture_output=True, text=True, timeout=300
     )
 
 
-def commands(folder: Path, *lines: list[str]) -> list[dict[str, Any]]:
+def commands(folder: Path, *lines: list[str], blocked: Sequence[str] = PACKAGES) -> list[dict[str, Any]]:
     """Exit code, output and errors of each command line."""
     code = f"""
 import contextlib, io, json
@@ -74,7 +84,7 @@ for line in {lines!r}:
     told.append({{"line": line, "code": code, "out": out.getvalue(), "err": err.getvalue()}})
 print("@@" + json.dumps(told))
 """
-    done = light(folder, code)
+    done = light(folder, code, blocked)
     assert "@@" in done.stdout, done.stderr[-2000:]
     told: list[dict[str, Any]] = json.loads(done.stdout.rpartition("@@")[2])
     return told
@@ -94,9 +104,18 @@ def test_a_core_install_does_the_main_job(folder) -> None:
         ["methods", "model"],
     )
     assert [entry["code"] for entry in told] == [0] * len(told), [e for e in told if e["code"]]
-    assert "curves" not in told[0]["out"]
+    assert "curves   run/history.jsonl (pip install 'foreword[plots]' draws them in loss.png)" in told[0]["out"]
     assert set(json.loads(told[4]["out"])["metrics"]) == {"loss", "perplexity", "exact_match"}
     assert "bleu, chrf, rouge_l left out: pip install 'foreword[eval]'" in told[4]["err"]
+
+
+def test_every_verb_helps_without_extras(folder) -> None:
+    verbs = [command.name or "" for command in app.registered_commands]
+    told = commands(folder, ["--help"], *([verb, "--help"] for verb in verbs))
+    assert len(told) == 12  # foreword itself, and eleven verbs
+    for entry in told:
+        assert (entry["code"], entry["err"]) == (0, ""), entry
+        assert entry["out"].strip().startswith("Usage:")
 
 
 NEEDED = {
@@ -104,11 +123,15 @@ NEEDED = {
     "Arrow": (["train", "--model", "model", "--data", "rows.arrow", "--lr", "0.1"], "data"),
     "a saved folder": (["train", "--model", "model", "--data", "saved", "--lr", "0.1"], "data"),
     "a hub id": (["train", "--model", "model", "--data", "org/name", "--lr", "0.1"], "data"),
-    "a tracker": (["train", "--model", "model", "--data", "rows.jsonl", "--trackers", "tensorboard"], "train"),
+    "TensorBoard": (["train", "--model", "model", "--data", "rows.jsonl", "--trackers", "tensorboard"], "tensorboard"),
+    "a tracker": (["train", "--model", "model", "--data", "rows.jsonl", "--trackers", "wandb"], "train"),
     "BLEU": (["eval", "--model", "model", "--data", "rows.jsonl", "--metrics", "bleu"], "eval"),
     "ROUGE-L": (["eval", "--model", "model", "--data", "rows.jsonl", "--metrics", "rouge_l"], "eval"),
     "entities": (["eval", "--model", "model", "--data", "rows.jsonl", "--metrics", "entity_f1"], "eval"),
     "the bundled model": (["methods"], "gguf"),
+    "a GGUF file": (["generate", "x", "--model", "model.gguf"], "gguf"),
+    "the shapes of a GGUF file": (["slots", "model.gguf"], "gguf"),
+    "the demo": (["demo"], "demo"),
     "int8": (["generate", "x", "--model", "model", "--quantise", "int8"], "int8"),
     "a LoRA": (["generate", "x", "--model", "model", "--lora", "saved"], "lora"),
 }
@@ -120,6 +143,24 @@ def test_what_needs_an_extra_names_it(folder) -> None:
         assert entry["code"] == 1, (name, entry)
         assert f"pip install 'foreword[{extra}]'" in entry["err"], (name, entry["err"])
         assert entry["err"].count("error: ") == 1
+
+
+def test_an_extra_that_is_there_in_part_is_named_before_long_work(folder) -> None:
+    """GGUF files need Accelerate too, a tracker more than Accelerate; the demo measures once it has trained."""
+    partly = {
+        "accelerate": (["generate", "x", "--model", "model.gguf"], "gguf"),
+        "tensorboard": (
+            ["train", "--model", "model", "--data", "rows.jsonl", "--trackers", "tensorboard", "--output", "never"],
+            "tensorboard",
+        ),
+        "rouge_score": (["demo", "--model", "model", "--output", "never"], "demo"),
+    }
+    for package, (line, extra) in partly.items():
+        (entry,) = commands(folder, line, blocked=[package, "tensorboardX"])
+        assert entry["code"] == 1, entry
+        assert entry["err"].count(f"error: {package} is needed ") == 1, entry["err"]
+        assert f"pip install 'foreword[{extra}]'" in entry["err"], entry["err"]
+    assert not (folder / "never").exists()
 
 
 def test_the_core_is_what_the_issue_says() -> None:
@@ -145,6 +186,7 @@ def test_other_packages_are_imported_through_extras_only() -> None:
             )  # fmt: skip
             for name in (entry.partition(".")[0] for entry in names):
                 assert name in known or name in EXTRAS, f"{file}: {name}"
+                assert name not in EXTRAS or file.relative_to(SOURCES).as_posix() in ASKED, f"{file}: {name}"
         for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 text = ast.unparse(node)

@@ -37,9 +37,18 @@ def require(module: str, purpose: str) -> Any:
         raise missing(package, purpose) from error
 
 
-def missing(package: str, purpose: str) -> DependencyError:
-    """Return the error that says which extra brings `package`."""
-    return DependencyError(f"{package} is needed {purpose}: pip install 'foreword[{EXTRAS[package]}]'")
+def missing(package: str, purpose: str, extra: str | None = None) -> DependencyError:
+    """Return the error that says how to install `package`: by `extra`, the one that brings it, or its own name."""
+    extra = extra or EXTRAS.get(package)
+    command = package if extra is None else f"'foreword[{extra}]'"
+    return DependencyError(f"{package} is needed {purpose}: pip install {command}")
+
+
+def require_all(extra: str, packages: tuple[str, ...], purpose: str) -> None:
+    """Raise `DependencyError` that names `extra` if one of `packages` is missing. None is imported."""
+    for package in packages:
+        if not installed(package):
+            raise missing(package, purpose, extra)
 
 
 def installed(package: str) -> bool:

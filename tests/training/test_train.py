@@ -14,7 +14,7 @@ import foreword
 from foreword.base.rendering import template_digest
 from foreword.config import TrainConfig
 from foreword.data import BadRow
-from foreword.errors import ConfigError, DataError, NonFiniteError
+from foreword.errors import ConfigError, DataError, DependencyError, NonFiniteError
 from foreword.models.weights import hash_parameters
 from foreword.prefix import Prefix
 from foreword.tasks import Predictions, summed_loss
@@ -172,6 +172,7 @@ def test_wrong_settings_stop_before_anything_is_written(rows) -> None:
         ({"data": ""}, ConfigError, "data"),
         ({"method": "lora"}, ConfigError, "method"),
         ({"trackers": ("abacus",)}, ConfigError, "trackers"),
+        ({"trackers": ("dvclive",)}, DependencyError, "dvclive is needed as a tracker: pip install dvclive"),
         ({"data": str(rows / "nowhere.jsonl")}, DataError, "no such file"),
         ({"max_tokens": 5}, DataError, "more than the 5 allowed"),
         ({"options": {"hidden": 3}}, ConfigError, "hidden"),

@@ -13,6 +13,7 @@ from foreword import status
 from foreword.base.base import Base
 from foreword.base.hub import REMEDY, reached
 from foreword.errors import ConfigError, ModelError, SubstituteModelWarning
+from foreword.extras import require
 from foreword.models import bundled
 from foreword.models.architectures import ARCHITECTURES, Kind
 from foreword.models.folder import UNREADABLE as _UNREADABLE
@@ -109,7 +110,7 @@ def load(
 def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
     """Load only the configuration of a model: hub id, folder, GGUF file, bundled name, or a config.json file.
 
-    Raises `ModelError`.
+    Raises `ModelError`, and `DependencyError` for a GGUF file without the package that reads it.
     """
     from transformers import AutoConfig
 
@@ -124,6 +125,7 @@ def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
         if str(model) == bundled.NAME:
             return bundled.config()
         if path.suffix == ".gguf" and path.is_file():
+            require("gguf", f"to read {path.name}")
             return AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         if (path / "config.json").exists():
             read_config(path / "config.json")
@@ -195,7 +197,7 @@ def empty_model(config: Any) -> Any:
 
 
 def resolve(model: str | Path, announce: Callable[[str], None] | None = None) -> Source:
-    """Find the files of `model`; download them from the hub if needed. Raises `ModelError`."""
+    """Find the files of `model`; download them from the hub if needed. Raises `ModelError`, `DependencyError`."""
     name, path = str(model), Path(model)
     if len(name) > 4_000:
         raise ModelError(f"{name[:60]}… is no name of a model: it has {len(name):,} characters")
@@ -204,6 +206,7 @@ def resolve(model: str | Path, announce: Callable[[str], None] | None = None) ->
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path} does not exist")
+        bundled.require_gguf(path.name)
         return Source(path.parent, str(path.absolute()), path.name, quantisation="GGUF")
     if path.is_dir():
         return Source(path, str(path.absolute()))

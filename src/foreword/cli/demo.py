@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from foreword.cli import common, live, tables
+from foreword.extras import require_all
 
 if TYPE_CHECKING:
     from foreword.demo.task import DemoData
@@ -38,6 +39,7 @@ def command(
     output = output or free_name(Path("runs/demo"))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError("--output", f"{output} exists and is not empty; remove it or choose another folder")
+    require_all("demo", ("sacrebleu", "rouge_score"), "to measure what the demo has trained")
     began = time.monotonic()
     base = common.load_base(common.model_for(model, None))
     from foreword.demo.run import DemoConfig, compare, peak_megabytes, train_demo

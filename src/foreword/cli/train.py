@@ -11,6 +11,7 @@ from foreword.cli import common, live
 from foreword.cli.flags import pairs, values, with_flags
 from foreword.cli.prefixes import how_to_use, prefix_folder
 from foreword.config import TrainConfig
+from foreword.extras import installed
 
 if TYPE_CHECKING:
     from foreword.training import TrainResult
@@ -91,6 +92,13 @@ def _require_data(config: TrainConfig) -> None:
             read_rows(source)  # reads nothing before the first row is asked for
 
 
+def _curves(run: Path) -> str:
+    """Where the losses are: drawn, or as numbers where matplotlib is missing."""
+    if installed("matplotlib"):
+        return str(run / "loss.png")
+    return f"{run / 'history.jsonl'} (pip install 'foreword[plots]' draws them in loss.png)"
+
+
 def _report(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
     folder = result.run / "prefix"
     if as_json:
@@ -114,11 +122,9 @@ def _report(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
         f"prefix   {folder}  ({common.kilobytes(folder):,.0f} KB, {result.prefix.length} virtual tokens)",
         soft_wrap=True,
     )
-    if (result.run / "head").is_dir():
-        console.print(f"head     {result.run / 'head'}", soft_wrap=True)
-    if (result.run / "lora").is_dir():
-        console.print(f"LoRA     {result.run / 'lora'}", soft_wrap=True)
-    if (result.run / "loss.png").is_file():
-        console.print(f"curves   {result.run / 'loss.png'}", soft_wrap=True)
+    for label, part in (("head", result.run / "head"), ("LoRA", result.run / "lora")):
+        if part.is_dir():
+            console.print(f"{label}     {part}", soft_wrap=True)
+    console.print(f"curves   {_curves(result.run)}", soft_wrap=True)
     use = how_to_use(str(folder), result.prefix.record, config.validation or config.data)
     console.print(f"use it   {use}", soft_wrap=True)

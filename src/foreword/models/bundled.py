@@ -13,7 +13,7 @@ from typing import Any
 
 from foreword import status
 from foreword.errors import DependencyError
-from foreword.extras import require
+from foreword.extras import require, require_all
 from foreword.files import cache_folder, fsync, new_folder
 
 NAME = "smollm2-135m"
@@ -28,13 +28,14 @@ def available() -> bool:
 
 
 def ensure(announce: Callable[[str], None] | None = None) -> Path:
-    """Return the converted folder, made on first use. Raises `DependencyError` if the wheel is missing."""
+    """Return the converted folder, made on first use. Raises `DependencyError` without the wheel or a GGUF reader."""
     from filelock import FileLock
 
     target = _converted()
     if target.is_dir():
         return target
     gguf = _require()
+    require_gguf(NAME)
     target.parent.mkdir(parents=True, exist_ok=True)
     status.doing(f"waiting for another process that converts {gguf.name}")
     with FileLock(target.with_suffix(".lock")):
@@ -44,6 +45,11 @@ def ensure(announce: Callable[[str], None] | None = None) -> Path:
             status.doing(f"converting {gguf.name} once")
             _convert(gguf, target)
     return target
+
+
+def require_gguf(name: str) -> None:
+    """Raise `DependencyError` unless GGUF files can be read: Transformers needs Accelerate for their weights, too."""
+    require_all("gguf", ("gguf", "accelerate"), f"to read {name}")
 
 
 def config() -> Any:
@@ -80,7 +86,6 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    require("gguf", f"to convert {NAME} once")
     source: dict[str, Any] = {"gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, trust_remote_code=False, dtype=torch.float32, **source)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **source)

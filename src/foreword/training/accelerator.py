@@ -12,13 +12,15 @@ import torch
 from foreword.base import Base
 from foreword.config import TrainConfig
 from foreword.errors import ConfigError
-from foreword.extras import require
+from foreword.extras import missing, require, require_all
 
 
 def check_trackers(names: tuple[str, ...]) -> None:
-    """Raise `ConfigError` for a tracker that is not known or not installed."""
+    """Raise `ConfigError` for a tracker that is not known, `DependencyError` for one that is not installed."""
     if not names:
         return
+    extra = "tensorboard" if "tensorboard" in names else "train"
+    require_all(extra, ("accelerate",), f"for the tracker {names[0]}")
     tracking = require("accelerate.tracking", f"for the tracker {names[0]}")
     available = {str(tracker) for tracker in tracking.get_available_trackers()}
     for name in names:
@@ -26,7 +28,7 @@ def check_trackers(names: tuple[str, ...]) -> None:
             known = ", ".join(tracking.LOGGER_TYPE_TO_CLASS)
             raise ConfigError("trackers", f"{name!r} is not known; choose from {known}")
         if name not in available:
-            raise ConfigError("trackers", f"{name!r} is not installed: pip install {name}")
+            raise missing(name, "as a tracker")
 
 
 @dataclass
