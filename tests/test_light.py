@@ -124,7 +124,7 @@ NEEDED = {
     "a saved folder": (["train", "--model", "model", "--data", "saved", "--lr", "0.1"], "data"),
     "a hub id": (["train", "--model", "model", "--data", "org/name", "--lr", "0.1"], "data"),
     "TensorBoard": (["train", "--model", "model", "--data", "rows.jsonl", "--trackers", "tensorboard"], "tensorboard"),
-    "a tracker": (["train", "--model", "model", "--data", "rows.jsonl", "--trackers", "wandb"], "train"),
+    "a tracker": (["train", "--model", "nowhere", "--data", "rows.jsonl", "--trackers", "wandb"], "train"),
     "BLEU": (["eval", "--model", "model", "--data", "rows.jsonl", "--metrics", "bleu"], "eval"),
     "ROUGE-L": (["eval", "--model", "model", "--data", "rows.jsonl", "--metrics", "rouge_l"], "eval"),
     "entities": (["eval", "--model", "model", "--data", "rows.jsonl", "--metrics", "entity_f1"], "eval"),

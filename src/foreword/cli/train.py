@@ -44,6 +44,7 @@ def command(
     given = pairs("--set", settings or []) | values(TrainConfig, flags)
     config = _config(run, given)
     _require_data(config)
+    _require_trackers(config)
     base = common.load_base(config.model, config.dtype, config.device, config.quantise, config.lora)
     from foreword.training import train
     from foreword.training.events import EventFile, Observer, all_of
@@ -90,6 +91,14 @@ def _require_data(config: TrainConfig) -> None:
     for source in (config.data, config.validation):
         if source and is_local_data(source) and not Path(source).is_dir():
             read_rows(source)  # reads nothing before the first row is asked for
+
+
+def _require_trackers(config: TrainConfig) -> None:
+    """Raise what training would raise for trackers that are not there, before the base is loaded."""
+    if config.trackers:
+        from foreword.training.accelerator import check_trackers
+
+        check_trackers(config.trackers)
 
 
 def _curves(run: Path) -> str:
