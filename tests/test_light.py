@@ -174,6 +174,18 @@ def test_the_core_is_what_the_issue_says() -> None:
         assert distributions.get(module, module) in listed, (module, extra)
 
 
+def test_all_is_every_extra_for_users_but_two() -> None:
+    """What docs/install.md says of `all`: the two kinds of low precision depend on the machine."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (everything,) = extras["all"]
+    named = set(everything.partition("[")[2].rstrip("]").split(","))
+    assert named == set(EXTRAS.values()) - {"int8", "bnb"}
+    page = (ROOT / "docs" / "install.md").read_text()
+    assert "every extra below but int8 and bnb" in page
+    for extra in {*EXTRAS.values(), "demo"}:
+        assert f"`{extra}`" in page, extra
+
+
 def test_other_packages_are_imported_through_extras_only() -> None:
     """At the top of a file nothing but the core; elsewhere an extra's package only where it was asked for."""
     known = CORE | WITH_CORE | set(sys.stdlib_module_names) | {"foreword"}
