@@ -20,6 +20,8 @@ from foreword.errors import (
     PrefixFormatError,
     UnsupportedModelError,
 )
+from foreword.tasks import make_task, settings_of
+from rows_helpers import item_of
 from tiny import tiny_base, trained_like
 from training_helpers import settings, write_rows
 
@@ -94,6 +96,18 @@ def test_rows_are_rendered_by_the_template_and_the_named_field() -> None:
     named = trained_like(base, 5).with_record("direct", {"config": {"input_field": "question"}})
     expected = base.generate(["Why"], named, max_new_tokens=6)
     assert base.generate([row], named, max_new_tokens=6) == expected
+
+
+def test_a_row_is_asked_as_training_rendered_it(tmp_path) -> None:
+    """Of alpaca rows `{input}` is instruction and input together, not the field of that name."""
+    row = {"instruction": "Add", "input": "1 2", "output": "3"}
+    base = tiny_base()
+    template = "Q: {input}\nA:"
+    example = item_of(make_task(base, "lm", settings_of({"template": template})), row)
+    prefix = trained_like(base, 5).with_record("direct", {"template": template})
+    ((ids, _),) = prepare(base, [row], [prefix], None)
+    assert tuple(ids) == example.prompt_ids
+    assert example.prompt == "Q: Add\n\n1 2\nA:"
 
 
 def test_another_chat_template_than_that_of_training_is_told() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from foreword.base.conversation import ChatFormat, Unrendered
 from foreword.base.frozen import FrozenModel
-from foreword.base.rendering import Renderer, template_digest
+from foreword.base.rendering import Renderer, named_fields, template_digest
 from foreword.errors import ChatTemplateWarning, ConfigError
 from foreword.plain import text_problem
 from foreword.prefix import Prefix
@@ -17,7 +17,6 @@ from foreword.shapes import SHAPES, Conversation, Misfit, Pair, Plain
 from foreword.shapes.forms import conversation, message
 
 Question = str | Mapping[str, Any] | Sequence[Mapping[str, Any]]
-_DEFAULT = "{input}"  # the template that names the input, whatever a row calls it
 
 
 def prepare(
@@ -33,8 +32,8 @@ def prepare(
         raise ConfigError("prompts", f"must be a list; put {kind} in one: [prompt]")
     if prompts and all(isinstance(entry, Mapping) and {"role", "content"} <= set(entry) for entry in prompts):
         raise ConfigError("prompts", "is one conversation; give a list of conversations: [messages]")
-    if template is not None and (problem := _unreadable(template)):
-        raise ConfigError("template", problem)
+    if template is not None:
+        _require_text("template", template)
     askers: dict[int, Asker] = {}
     prepared = []
     for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
@@ -59,6 +58,8 @@ class Asker:
 
     def ask(self, prompt: Question, where: str) -> tuple[list[int], list[int]]:
         """Return (token ids, stop tokens). Raises `ConfigError` that names `where`."""
+        if isinstance(prompt, str):
+            _require_text(where, prompt)
         try:
             text = self._text(prompt)
         except (Misfit, Unrendered) as problem:
@@ -69,8 +70,6 @@ class Asker:
 
     def _text(self, prompt: Any) -> str:
         if isinstance(prompt, str):
-            if problem := _unreadable(prompt):
-                raise Misfit(problem)
             return self._of_input(prompt)
         if isinstance(prompt, Mapping):
             return self._of_row(prompt)
@@ -86,13 +85,11 @@ class Asker:
 
     def _of_row(self, row: Mapping[str, Any]) -> str:
         """Return the prompt of a row. Its answer, if it has one, is left out."""
-        fields = self.renderer.fields
-        own = self.renderer.template != _DEFAULT and not self.renderer.chat
-        if own and all(name in row for name in fields):
-            values = {name: _text_field(row, name) for name in fields}
-            return self.renderer.prompt(values)
-        if own and len(fields) > 1:
-            missing = [name for name in fields if name not in row]
+        names = named_fields(self.renderer.template)
+        missing = [name for name in names if name not in row]
+        if names and not missing:
+            return self.renderer.prompt({name: _text_field(row, name) for name in names})
+        if len(names) > 1:
             raise Misfit(
                 f"lacks {', '.join(map(repr, missing))}, which the template {self.renderer.template!r:.200} names"
             )
@@ -146,18 +143,14 @@ def _text_field(row: Mapping[str, Any], name: str) -> str:
     value = row[name]
     if not isinstance(value, str):
         raise Misfit(f"field {name!r} must be text, not {type(value).__name__} ({value!r:.40})")
-    if problem := _unreadable(value):
-        raise Misfit(f"field {name!r} {problem}")
+    if problem := text_problem(value, null=True):
+        raise Misfit(f"field {name!r} {problem}; write it in UTF-8")
     return value
 
 
-def _unreadable(text: Any) -> str | None:
-    """Return what is wrong with a text that no tokenizer reads, or None."""
+def _require_text(what: str, text: Any) -> None:
+    """Raise `ConfigError` that names `what` unless `text` is one that a tokenizer reads."""
     if not isinstance(text, str):
-        return f"must be text, not {type(text).__name__}"
-    if text_problem(text):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            return "holds half a surrogate pair, which is not text; write it in UTF-8"
-    return None
+        raise ConfigError(what, f"must be text, not {type(text).__name__}")
+    if problem := text_problem(text, null=True):
+        raise ConfigError(what, f"{problem}; write it in UTF-8")

@@ -60,7 +60,7 @@ class Renderer:
             raise ConfigError("template", f"must be text, not {shown(template)}")
         self.tokenizer = tokenizer
         self.apart = apart
-        self.chat = template == CHAT or (template is None and tokenizer.chat_template is not None)
+        self.chat = uses_chat(tokenizer, template)
         self.template = CHAT if self.chat else template or f"{{{input_field}}}"
         names = [input_field] if self.chat else fields_of(self.template)
         self.fields = tuple(dict.fromkeys(names))
@@ -181,6 +181,22 @@ def _places(template: str) -> int:
     if any(len(count) > 9 for count in counts) or (places := sum(map(int, counts))) > MOST_TOKENS:
         raise ConfigError("template", f"{shown(template)} has places for more than {MOST_TOKENS:,} virtual tokens")
     return places
+
+
+def named_fields(template: str | None, input_field: str = "input") -> list[str]:
+    """Return the fields of a row that a template names itself.
+
+    None if it has the input only, whatever a row calls it, or is a chat template.
+    """
+    if template is None or template == CHAT:
+        return []
+    names = list(dict.fromkeys(fields_of(template)))
+    return [] if names == [input_field] else names
+
+
+def uses_chat(tokenizer: Any, template: str | None) -> bool:
+    """Return True if prompts of `template` are rendered with the tokenizer's chat template."""
+    return template == CHAT or (template is None and tokenizer.chat_template is not None)
 
 
 def fields_of(template: str) -> list[str]:

@@ -74,9 +74,9 @@ def _object(prompt: str, templates: Sequence[str | None]) -> Any:
 
 def _needs(row: dict[str, Any], template: str | None) -> bool:
     """Whether `row` has the fields of a template that names several, or one that is not the input."""
-    from foreword.base.rendering import fields_of
+    from foreword.base.rendering import named_fields
 
-    names = [] if template in (None, "chat", "{input}") else fields_of(str(template))
+    names = named_fields(template)
     return bool(names) and all(name in row for name in names)
 
 

@@ -30,13 +30,12 @@ def how_to_use(folder: str, record: Mapping[str, Any], data: str | None = None) 
     """Return a command that works when it is pasted. data: a file of rows, for what has a trained head."""
     if (Path(folder).absolute().parent / "head").is_dir():
         return f"foreword eval --prefix {shlex.quote(folder)} --data {shlex.quote(data or 'FILE')}"
-    from foreword.base.rendering import fields_of
+    from foreword.base.rendering import named_fields
     from foreword.prefix.records import recorded_template
 
-    template = recorded_template(record)
     names: list[str] = []
     with suppress(ConfigError):  # a template that can't be used
-        names = [] if template in (None, "chat", "{input}") else list(dict.fromkeys(fields_of(str(template))))
+        names = named_fields(recorded_template(record))
     asked = json.dumps({name: f"your {name}" for name in names}, ensure_ascii=False) if len(names) > 1 else "your input"
     return f"foreword generate --prefix {shlex.quote(folder)} {shlex.quote(asked)}"
 

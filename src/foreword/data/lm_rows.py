@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from foreword import status
 from foreword.base.conversation import ChatFormat, Talk, Tokens, Unrendered
-from foreword.base.rendering import Renderer, template_digest
+from foreword.base.rendering import Renderer, named_fields, template_digest
 from foreword.data.examples import is_text
 from foreword.errors import DataError
 from foreword.shapes import SHAPES, Conversation, Form, Misfit, Named, Pair, Plain, Shape, recognise, summary
@@ -81,6 +81,7 @@ class LmRows:
     def __init__(self, renderer: Renderer, settings: RowSettings | None = None) -> None:
         self.renderer, self.settings = renderer, settings or RowSettings()
         self.chat = ChatFormat(renderer.tokenizer)
+        self._named = named_fields(renderer.template, self.settings.input_field or "input")
         self._source = "the rows"
         self._shape: Shape | None = None
         self._first: Shape | None = None  # the shape of the first source, which is that of training
@@ -158,20 +159,15 @@ class LmRows:
             return str(problem)
 
     def _recognised(self, rows: Sequence[Mapping[str, Any]]) -> Shape:
-        settings, names = self.settings, self.renderer.fields
+        settings = self.settings
         if settings.shape != "auto":
             return SHAPES[settings.shape]
-        if self._names_fields:
+        if names := self._named:
             target = next((name for name in _ANSWERS if name not in names and name in rows[0]), "target")
             return Templated(names, settings.target_field or target)
         if settings.input_field or settings.target_field:
             return Named(settings.input_field or "input", settings.target_field or "target")
         return recognise(rows, self._source)
-
-    @property
-    def _names_fields(self) -> bool:
-        """Whether the template names fields of the rows, and not just the input, whatever the rows call it."""
-        return not self.renderer.chat and self.renderer.fields != (self.settings.input_field or "input",)
 
     def _require_fields(self, form: Form) -> None:
         """Raise `Misfit` unless what the prompt is made of are texts, of which one isn't empty."""
@@ -193,7 +189,7 @@ class LmRows:
 
     def _values(self, pair: Pair) -> Mapping[str, Any]:
         """Return the fields from which the prompt is made."""
-        if isinstance(self._shape, Named) or self._names_fields:
+        if isinstance(self._shape, Named) or self._named:
             return pair.fields
         return {self.renderer.fields[0]: pair.input}
 
