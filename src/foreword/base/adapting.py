@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-Message = Mapping[str, Any]
+from foreword.base.chat import Message
+
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -18,10 +19,8 @@ def with_thoughts(message: Message) -> dict[str, Any]:
 
 def ways(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Yield the messages as they are, then with what fewer templates need: each adaptation, and all of them."""
-    yield messages
-    steps: list[Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = [_merged, _tools_as_text]
-    seen = [messages]
-    for adapted in (*(step(messages) for step in steps), _tools_as_text(_merged(messages))):
+    merged, seen = _merged(messages), []
+    for adapted in (messages, merged, _tools_as_text(messages), _tools_as_text(merged)):
         if adapted not in seen:
             seen.append(adapted)
             yield adapted

@@ -10,17 +10,16 @@ learned there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from foreword.base.adapting import ways, with_thoughts
-from foreword.base.chat import render_marked
+from foreword.base.chat import Message, Spans, render_marked
 from foreword.errors import ConfigError
 
-Message = Mapping[str, Any]
 Turns = Literal["all", "last"]
 _MARK = "\u241f"
 
@@ -38,7 +37,7 @@ class Talk:
     """
 
     text: str
-    spans: tuple[tuple[int, int], ...]
+    spans: Spans
     marked: bool = False
     missed: int = 0
 
@@ -126,7 +125,7 @@ class ChatFormat:
 
     def _fitted(
         self, messages: Sequence[Message], tools: Sequence[Any] | None, asks: bool = False
-    ) -> tuple[list[dict[str, Any]], str, tuple[tuple[int, int], ...]]:
+    ) -> tuple[list[dict[str, Any]], str, Spans]:
         """Return messages that the template has a place for, with the text and the marks. Raises `Unrendered`."""
         plain = [with_thoughts(message) for message in messages]
         said = [message["content"].strip() for message in plain if message["role"] in ("system", "developer", "tool")]

@@ -7,6 +7,7 @@ from pathlib import Path
 from foreword.chat.session import PLAIN, Session
 from foreword.errors import ConfigError
 from foreword.prefix import Prefix
+from foreword.prefix.places import prefix_folder, short_name
 
 HELP = """\
 /prefix NAME    answer with another prefix from now on; none: without one; a folder is loaded
@@ -47,19 +48,14 @@ def _prefix(session: Session, name: str) -> str:
     if not name:
         names = [*session.prefixes, PLAIN]
         return "  ".join(f"[{entry}]" if entry == session.name else entry for entry in names)
-    if name not in session.prefixes and name != PLAIN and (folder := _folder(name)) is not None:
-        made = folder.parent.name if folder.name == "prefix" else folder.name
-        session.add(made, Prefix.load(folder, device=session.base.device))
+    path = Path(name).expanduser()
+    if name not in session.prefixes and name != PLAIN and path.is_dir():
+        loaded = Prefix.load(prefix_folder(str(path)), device=session.base.device)
+        session.add(short_name(str(path)), loaded)
     else:
         session.switch(name)
     alone = "" if session.remembers else "; it was trained on single inputs, so it answers each text alone"
     return f"prefix: {session.name}{alone}"
-
-
-def _folder(name: str) -> Path | None:
-    """Return the folder of a prefix: `name`, or the one in it if it is a run's folder; None if there is no folder."""
-    path = Path(name).expanduser()
-    return path / "prefix" if (path / "prefix").is_dir() else path if path.is_dir() else None
 
 
 def _save(session: Session, name: str) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from foreword.base import Base
-from foreword.base.asking import Asker, Question
+from foreword.base.asking import Question
+from foreword.base.rendering import uses_chat
 from foreword.errors import ConfigError
 from foreword.files import append_line
 from foreword.prefix import Prefix
+from foreword.prefix.records import recorded_template
 
 PLAIN = "none"  # the name of the base without a prefix
 
@@ -39,7 +41,7 @@ class Session:
     @property
     def remembers(self) -> bool:
         """Whether answers depend on earlier turns: a template for single inputs has no place for them."""
-        return Asker(self.base, self.prefix).renderer.chat
+        return uses_chat(self.base.tokenizer, None if self.prefix is None else recorded_template(self.prefix.record))
 
     def answer(self, text: str) -> Iterator[str]:
         """Say `text` and yield the answer piece by piece. Leaving the iterator keeps what was said until then.

@@ -19,11 +19,10 @@ FIELD = "prefix"  # the column that names a row's prefix, where there are severa
 
 
 def prefix_folder(path: str) -> str:
-    """Return the folder of a prefix: `path`, or the prefix within it if it is a run's folder."""
-    from foreword.prefix.stored import MANIFEST
+    """See `foreword.prefix.places`, which is imported when it is needed: it imports PyTorch."""
+    from foreword.prefix.places import prefix_folder as found
 
-    inner = Path(path) / "prefix"
-    return str(inner) if not (Path(path) / MANIFEST).exists() and (inner / MANIFEST).exists() else path
+    return found(path)
 
 
 def how_to_use(folder: str, record: Mapping[str, Any], data: str | None = None) -> str:
@@ -40,21 +39,17 @@ def how_to_use(folder: str, record: Mapping[str, Any], data: str | None = None) 
     return f"foreword generate --prefix {shlex.quote(folder)} {shlex.quote(asked)}"
 
 
-def short_name(path: str) -> str:
-    """Return a prefix's short name: that of its folder, or of its run's."""
-    folder = Path(prefix_folder(path)).absolute()
-    return folder.parent.name if folder.name == "prefix" else folder.name
-
-
 class Prefixes:
-    """Saved prefixes by name. paths: folders of prefixes or runs. Raises `ConfigError` for two of one name."""
+    """Saved prefixes by name. paths: folders of prefixes or runs. Two of one name are called by their paths."""
 
     def __init__(self, paths: Sequence[str]) -> None:
+        from foreword.prefix.places import short_name
+
         self.paths = {path: prefix_folder(path) for path in paths}
         self.names: dict[str, str] = {}
         for path in self.paths:
             if (name := short_name(path)) in self.names:
-                name = path  # two runs of one name are told apart by their paths
+                name = path
             self.names[name] = path
 
     @property

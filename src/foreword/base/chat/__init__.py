@@ -55,7 +55,7 @@ def dated(date: str) -> Iterator[None]:
 
 def prints_date(tokenizer: Any) -> bool:
     """Return True if the tokenizer's chat template prints the date."""
-    return "strftime_now" in str(tokenizer.chat_template)
+    return "strftime" in str(getattr(tokenizer, "chat_template", None))
 
 
 def render_chat(
