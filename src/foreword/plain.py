@@ -106,6 +106,8 @@ def text_problem(text: str, null: bool = False) -> str | None:
     """Return what is wrong with a text, or None: half a surrogate pair, or a null character. null: that is allowed."""
     if not null and "\0" in text:
         return "holds a null character"
+    if text.isascii():
+        return None
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

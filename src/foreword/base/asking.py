@@ -14,7 +14,7 @@ from foreword.plain import text_problem
 from foreword.prefix import Prefix
 from foreword.prefix.records import recorded_config, recorded_template
 from foreword.shapes import SHAPES, Conversation, Misfit, Pair, Plain
-from foreword.shapes.forms import conversation, message
+from foreword.shapes.forms import conversation, message, text
 
 Question = str | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -88,13 +88,13 @@ class Asker:
         names = named_fields(self.renderer.template)
         missing = [name for name in names if name not in row]
         if names and not missing:
-            return self.renderer.prompt({name: _text_field(row, name) for name in names})
+            return self.renderer.prompt({name: text(row, name, empty=True) for name in names})
         if len(names) > 1:
             raise Misfit(
                 f"lacks {', '.join(map(repr, missing))}, which the template {self.renderer.template!r:.200} names"
             )
         if isinstance(self._named, str) and self._named in row:
-            return self._of_input(_text_field(row, self._named))
+            return self._of_input(text(row, self._named, empty=True))
         shape = next((shape for shape in SHAPES.values() if shape.asks(row)), None)
         form = None if shape is None else shape.read(row, learned=False)
         if isinstance(form, Conversation):
@@ -108,7 +108,7 @@ class Asker:
             raise Misfit(
                 f"has the fields {', '.join(map(str, row)) or 'none'}; name the input with a template: '{{field}}'"
             )
-        return self._of_input(_text_field(row, texts[0]))
+        return self._of_input(text(row, texts[0], empty=True))
 
     def _of_messages(self, messages: list[dict[str, Any]], tools: Any) -> str:
         """Return the text after which the assistant speaks; answers at the end of the conversation are left out."""
@@ -137,15 +137,6 @@ def _require_template(base: FrozenModel, prefix: Prefix) -> None:
             ChatTemplateWarning,
             stacklevel=2,
         )
-
-
-def _text_field(row: Mapping[str, Any], name: str) -> str:
-    value = row[name]
-    if not isinstance(value, str):
-        raise Misfit(f"field {name!r} must be text, not {type(value).__name__} ({value!r:.40})")
-    if problem := text_problem(value, null=True):
-        raise Misfit(f"field {name!r} {problem}; write it in UTF-8")
-    return value
 
 
 def _require_text(what: str, text: Any) -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from foreword import status
+from foreword import plain, status
 from foreword.base.frozen import FrozenModel
 from foreword.data.compact import LISTED as LISTED_ITEMS
 from foreword.data.compact import Gathering
@@ -18,6 +18,7 @@ from foreword.data.row_cache import Known, kept_items, make_room, place_of, rows
 from foreword.data.rows import BadRow, Row
 from foreword.data.tokenizing import row_count, threads_of_tokenizers
 from foreword.errors import ConfigError, DataError, StorageError
+from foreword.shapes.forms import Misfit, text
 
 SHOWN = DataError.shown
 LISTED = 10_000  # bad rows after which reading stops, if fewer are allowed
@@ -156,11 +157,11 @@ def broken_field(fields: Mapping[str, Any]) -> str | None:
 def is_text(value: Any) -> bool:
     """Return False if `value`, or a text within it, holds half a surrogate pair."""
     if isinstance(value, str):  # as most are
-        return _encodable(value)
+        return plain.text_problem(value, null=True) is None
     left = [value]
     while left:  # not recursive: a row may be nested as deep as its JSON could be read
         entry = left.pop()
-        if isinstance(entry, str) and not _encodable(entry):
+        if isinstance(entry, str) and plain.text_problem(entry, null=True):
             return False
         if isinstance(entry, Mapping):
             left += [*entry.keys(), *entry.values()]
@@ -242,21 +243,8 @@ def describe(source: str, bad: Sequence[BadRow]) -> str:
 
 def text_problem(fields: Mapping[str, Any], name: str) -> str | None:
     """Return what is wrong with a field that must be a text with characters other than white space, or None."""
-    if name not in fields:
-        return f"field {name!r} is missing (the row has {', '.join(sorted(map(str, fields))) or 'none'})"
-    value = fields[name]
-    if not isinstance(value, str):
-        return f"field {name!r} must be text, not {type(value).__name__} ({value!r:.40})"
-    if not _encodable(value):
-        return f"field {name!r} holds half a surrogate pair, which is not text"
-    return None if value.strip() else f"field {name!r} is empty"
-
-
-def _encodable(text: str) -> bool:
-    if text.isascii():
-        return True
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+        text(fields, name)
+    except Misfit as problem:
+        return str(problem)
+    return None

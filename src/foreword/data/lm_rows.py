@@ -9,9 +9,9 @@ from typing import Any, Literal
 from foreword import status
 from foreword.base.conversation import ChatFormat, Talk, Tokens, Unrendered
 from foreword.base.rendering import Renderer, named_fields, template_digest
-from foreword.data.examples import is_text
 from foreword.errors import DataError
 from foreword.shapes import SHAPES, Conversation, Form, Misfit, Named, Pair, Plain, Shape, recognise, summary
+from foreword.shapes.forms import text
 
 _LOOKED_AT = 1024  # rows
 _ANSWERS = ("target", "completion", "output", "response", "answer", "summary")
@@ -181,8 +181,7 @@ class LmRows:
             return
         values = self._values(form)
         for name in self.renderer.fields:
-            if problem := _problem(values, name, form.fields):
-                raise Misfit(problem)
+            text(values, name, empty=True)
         if not any(values[name].strip() for name in self.renderer.fields):
             names = ", ".join(map(repr, self.renderer.fields))
             raise Misfit(f"field {names} is empty" if len(self.renderer.fields) == 1 else f"fields {names} are empty")
@@ -231,15 +230,6 @@ def _cut(tokens: Tokens, talk: Talk, said: str, references: tuple[str, ...], whe
         tokens.ids[:begin], tokens.ids[begin:end], prompt, said, references, where,
         None if all(counted) else counted, max(0, tokens.answer - begin),
     )  # fmt: skip
-
-
-def _problem(values: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> str | None:
-    if name not in values:
-        return f"field {name!r} is missing (the row has {', '.join(sorted(map(str, row))) or 'none'})"
-    value = values[name]
-    if not isinstance(value, str):
-        return f"field {name!r} must be text, not {type(value).__name__} ({value!r:.40})"
-    return None if is_text(value) else f"field {name!r} holds half a surrogate pair, which is not text"
 
 
 def _without_chat(renderer: Renderer) -> str:

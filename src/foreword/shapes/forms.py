@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from foreword.plain import text_problem
+
 ROLES = {
     "system": "system", "developer": "developer",
     "user": "user", "human": "user", "prompter": "user",
@@ -121,14 +123,16 @@ def conversation(
     return Conversation(tuple(kept), tuple(tools) if tools else None, first)
 
 
-def text(fields: Mapping[str, Any], name: str) -> str:
-    """Return a field that must be a text with characters other than white space. Raises `Misfit`."""
+def text(fields: Mapping[str, Any], name: str, empty: bool = False) -> str:
+    """Return a field that must be a text. Raises `Misfit`, unless `empty` also for one of nothing but white space."""
     if name not in fields:
         raise Misfit(f"field {name!r} is missing (the row has {', '.join(sorted(map(str, fields))) or 'none'})")
     value = fields[name]
     if not isinstance(value, str):
         raise Misfit(f"field {name!r} must be text, not {type(value).__name__} ({value!r:.40})")
-    if not value.strip():
+    if problem := text_problem(value, null=True):
+        raise Misfit(f"field {name!r} {problem}")
+    if not (empty or value.strip()):
         raise Misfit(f"field {name!r} is empty")
     return value
 

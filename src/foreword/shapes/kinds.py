@@ -124,10 +124,8 @@ class Alpaca(Shape):
 
     def read(self, fields: Fields, learned: bool = True) -> Form:
         asked = text(fields, "instruction")
-        given = fields.get("input")
-        if not isinstance(given, str | None):
-            raise Misfit(f"field 'input' must be text, not {type(given).__name__} ({given!r:.40})")
-        asked = f"{asked}\n\n{given}" if given and given.strip() else asked
+        given = "" if fields.get("input") is None else text(fields, "input", empty=True)
+        asked = f"{asked}\n\n{given}" if given.strip() else asked
         answer = text(fields, "output") if learned else ""
         system = fields.get("system")
         if isinstance(system, str) and system.strip():
