@@ -102,7 +102,7 @@ def talk(session: Session, ask: Callable[[], str]) -> None:
         except Leave:
             return
         except ForewordError as error:
-            common.say(f"error: {' '.join(str(error).split())}")
+            common.say(f"error: {common.one_line(error)}")
 
 
 def _answer(session: Session, line: str) -> None:

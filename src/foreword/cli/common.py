@@ -7,8 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,6 +134,11 @@ def echo(text: str) -> None:
     typer.echo(printable(text), err=True)
 
 
+def one_line(text: object) -> str:
+    """The text of an error or a message, whatever lines it has."""
+    return " ".join(str(text).split())
+
+
 def note(text: str) -> None:
     say(f"note: {text}")
 
@@ -194,13 +198,6 @@ def model_for(model: str | None, prefix: str | None) -> str:
         "--model",
         f"the prefix was made on the local base {of_run or recorded}, which is not there; say where it is with --model",
     )
-
-
-@contextmanager
-def bar(console: Console, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """For verbs whose work takes a callback: yields one that tells (what, done, total) to who listens."""
-    yield status.doing
-    live.settle()
 
 
 def kilobytes(path: Path) -> float:

@@ -48,7 +48,7 @@ def _checks() -> Iterator[Check]:
     except Exception as error:  # noqa: BLE001 - whatever keeps the packages from being imported belongs in the report
         from foreword.doctor.report import Check
 
-        yield Check("import", False, f"{type(error).__name__}: {' '.join(str(error).split())}", 0.0)
+        yield Check("import", False, f"{type(error).__name__}: {common.one_line(error)}", 0.0)
         return
     transformers_logging.set_verbosity_error()
     yield from checks.run_checks()

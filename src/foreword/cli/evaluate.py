@@ -47,7 +47,7 @@ def command(
         common.note(line)
     if answers is not None:
         with writing(answers):
-            answers.write_text("".join(" ".join(text.split()) + "\n" for text in result.texts), encoding="utf-8")
+            answers.write_text("".join(common.one_line(text) + "\n" for text in result.texts), encoding="utf-8")
     _report(result, json)
 
 

@@ -81,21 +81,9 @@ def command(
         _stream(base, inputs[0], loaded[names[0]], options)
         return
     rows = [(entry, name) for entry, name in zip(inputs, names, strict=True) for _ in range(num)]
-    done = 0
-    with common.bar(common.err(), quiet=json) as update:
-
-        def progress(count: int) -> None:
-            nonlocal done
-            done += count
-            update("generating", done, len(rows))
-
-        texts = base.generate(
-            [entry for entry, _ in rows],
-            [loaded[name] for _, name in rows],
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        )
+    texts = base.generate(
+        [entry for entry, _ in rows], [loaded[name] for _, name in rows], batch_size=batch_size, **options
+    )
     _print(rows, texts, json, several=len(known.names) > 1)
 
 
@@ -138,5 +126,6 @@ def _print(rows: list[tuple[Any, str | None]], texts: list[str], as_json: bool, 
             ]
         )
         return
+    live.settle()
     for text in texts:  # a file or another program gets them as they are
         typer.echo(common.printable(text, keep="\n\t") if sys.stdout.isatty() else text)

@@ -108,9 +108,9 @@ def execute(arguments: list[str]) -> int:
             common.say(f"bad row: {problem}")
         if isinstance(error, InterruptedRunError):
             if speaks():
-                common.say(_one_line(error))
+                common.say(common.one_line(error))
         else:
-            common.say(f"error: {_one_line(error)} (help: {error.anchor})")
+            common.say(f"error: {common.one_line(error)} (help: {error.anchor})")
         return 2 if isinstance(error, ConfigError) else getattr(error, "exit_code", 1)
     except Exception as error:
         if debug:
@@ -141,17 +141,13 @@ def _stopped(number: signal.Signals) -> int:
     return 128 + number
 
 
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
-
-
 def _misused(error: Any) -> str:
     """One line about wrong usage, and where the right one is shown."""
     if not str(error.format_message()).strip():  # no command: the help was shown
         return ""
     verb = getattr(getattr(error, "ctx", None), "info_name", None)
     command = "foreword -h" if verb in (None, "foreword") else f"foreword {verb} -h"
-    return f"error: {_one_line(error.format_message()).rstrip('.')}; see {command}"
+    return f"error: {common.one_line(error.format_message()).rstrip('.')}; see {command}"
 
 
 def _told(error: Exception) -> str:

@@ -13,13 +13,11 @@ import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
-
-import numpy as np
+from typing import Any, Generic, TypeVar
 
 from foreword import status
 from foreword.data.columns import Column, Numbers, Unstorable, columns_of
-from foreword.data.views import Chosen
+from foreword.data.views import Made
 from foreword.files import Unreadable, new_folder, read_json, write_json, writing
 from foreword.folders import temporary_folder
 from foreword.sealing import manifest_digest, sealed
@@ -31,7 +29,7 @@ HEAD = "head.json"
 _TOKENS = "num_tokens"
 
 
-class Compact(Sequence[T]):
+class Compact(Made[T]):
     """The items of a store. kind: the dataclass that they are of. count: how many there are.
 
     Raises `Unreadable` if the folder doesn't hold them.
@@ -52,16 +50,7 @@ class Compact(Sequence[T]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
-        if isinstance(index, slice):
-            return Chosen(self, np.arange(self._count)[index])
-        number = index + self._count if index < 0 else index
-        if not 0 <= number < self._count:
-            raise IndexError(index)
+    def make(self, number: int) -> T:
         return self._kind(**{name: column.get(number) for name, column in self._columns.items()})
 
     def token_counts(self) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +42,7 @@ def train_demo(base: Base, config: DemoConfig, observer: Observer | None = None)
     return data, train(base, train_config(config, data), observer)
 
 
-def compare(
-    base: Base, data: DemoData, result: TrainResult, progress: Callable[[str, int, int], None] | None = None
-) -> dict[str, EvalResult]:
+def compare(base: Base, data: DemoData, result: TrainResult) -> dict[str, EvalResult]:
     """Measure five contenders on the same held-out functions. The trained prefix comes last."""
     few_shot = Prefix.from_text("".join(map(shown, data.shots)), base)
     contenders: dict[str, tuple[Path, str | None, Prefix | None]] = {
@@ -57,8 +54,6 @@ def compare(
     }
     measured = {}
     for number, (name, contender) in enumerate(contenders.items()):
-        if progress is not None:
-            progress("measuring", number, len(contenders))
         status.doing(f"measuring {name}, {number + 1} of {len(contenders)}")
         measured[name] = _measure(base, *contender)
     return measured

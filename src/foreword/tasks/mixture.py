@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 
 from foreword.base import Base
 from foreword.data import Item
-from foreword.data.views import Chosen, Numbers, token_counts
+from foreword.data.views import Made, Numbers, token_counts
 from foreword.placing import placed
 from foreword.prefix import Prefix
 from foreword.tasks.base import Measurement, Measuring, Task, TaskSettings
@@ -57,7 +57,7 @@ class MixtureItem:
         return self.task, self.item.content
 
 
-class MixtureRows(Sequence[MixtureItem]):
+class MixtureRows(Made[MixtureItem]):
     """The items of several tasks, one task after another, each made when it is asked for."""
 
     def __init__(self, parts: Mapping[str, Sequence[Any]]) -> None:
@@ -67,16 +67,7 @@ class MixtureRows(Sequence[MixtureItem]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> MixtureItem: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[MixtureItem]: ...
-    def __getitem__(self, index: int | slice) -> MixtureItem | Sequence[MixtureItem]:
-        if isinstance(index, slice):
-            return Chosen(self, range(*index.indices(len(self))))
-        number = index + len(self) if index < 0 else index
-        if not 0 <= number < len(self):
-            raise IndexError(index)
+    def make(self, number: int) -> MixtureItem:
         place = bisect_right(self._ends, number)
         name, items = list(self._parts.items())[place]
         return MixtureItem(name, items[number - self._ends[place] + len(items)])

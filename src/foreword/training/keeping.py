@@ -85,20 +85,17 @@ class Keeper:
             "objective": plugins.origin("foreword.objectives", OBJECTIVES, config.objective),
         }
         plugged = {name: package for name, package in origins.items() if package is not None}
-        return (
-            {
-                "template": config.template,
-                "step": state.step,
-                "validation_loss": state.best_loss,
-                "training_rows": self._rows,
-                "trained_parameters": sum(p.numel() for group in self._trained.groups() for p in group.parameters),
-                "data": _data(config, self._rows, self._inputs),
-                "config": public_settings(to_dict(config)),
-                **self._origins,
-            }
-            | ({"rendering": rendering} if (rendering := self._task.rendering()) else {})
-            | ({"plugins": plugged} if plugged else {})
-        )
+        some = {"rendering": self._task.rendering(), "plugins": plugged}
+        return {
+            "template": config.template,
+            "step": state.step,
+            "validation_loss": state.best_loss,
+            "training_rows": self._rows,
+            "trained_parameters": sum(p.numel() for group in self._trained.groups() for p in group.parameters),
+            "data": _data(config, self._rows, self._inputs),
+            "config": public_settings(to_dict(config)),
+            **self._origins,
+        } | {name: told for name, told in some.items() if told}
 
 
 def _data(config: TrainConfig, rows: int, inputs: Mapping[str, str]) -> dict[str, Any]:
