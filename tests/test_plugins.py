@@ -36,13 +36,13 @@ class Halved(Objective):
 class Digest(Exporter):
     name, summary = "digest", "only the digest"
 
-    def refusal(self, prefix):
+    def refusal(self, prefix, base):
         return None if prefix.kind.is_cache else "it is no cache"
 
-    def write(self, prefix, folder):
+    def write(self, prefix, base, folder):
         (folder / "digest").write_text(prefix.digest)
 
-    def usage(self, folder):
+    def usage(self, folder, base):
         return f"cat {folder}/digest"
 
 

@@ -12,7 +12,8 @@
     │   ├── PrefixMismatchError     it does not fit the base it is given to
     │   ├── UnknownPrefixError      there is none of that name
     │   ├── CompressionError        it can't be made smaller in the requested way
-    │   └── ExportError             another format can't hold it, or it can't be written there
+    │   ├── ExportError             another format can't hold it, or it can't be written there
+    │   └── ImportFormatError       another program's files can't become a prefix
     ├── AttachError             a prefix can't be used in this call
     │   ├── BatchMismatchError      rows of the batch and attached prefixes don't match
     │   ├── PositionError           prefix plus tokens exceed the model's positions
@@ -102,6 +103,10 @@ class CompressionError(PrefixError):
 
 class ExportError(PrefixError):
     """A prefix can't be written in the requested format; the text says why."""
+
+
+class ImportFormatError(PrefixError):
+    """What another program saved can't become a prefix: it is damaged, or no prefix. The text says why."""
 
 
 class AttachError(ForewordError):

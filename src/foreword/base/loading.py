@@ -26,6 +26,8 @@ from foreword.quiet import silence, without_bars
 DTYPES = ("float32", "bfloat16", "float16")
 _UNREACHED = "the hub can't be reached, and its cache has no copy"
 BUNDLED_FOR = {"HuggingFaceTB/SmolLM2-135M-Instruct": bundled.NAME}
+_NO_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
+_FETCHED = (*_NO_WEIGHTS, "*.safetensors")
 # A folder without any of these has no tokenizer; a folder with some of them has one, which must be readable
 _TOKENIZER_FILES = (
     "tokenizer*", "vocab*", "merges.txt", "spiece*", "*.model", "*.tiktoken", "tekken.json", "*.bpe", "*.spm",
@@ -140,6 +142,17 @@ def load_config(model: str | Path, gguf_file: str | None = None) -> Any:
         raise ModelError(f"{model} has no readable configuration: {reason}") from error
 
 
+def load_tokenizer(model: str | Path) -> Any:
+    """Load only the tokenizer of a model, as `load` does; None if it has none. No weights are fetched from the hub.
+
+    Raises `ModelError`, `DependencyError`.
+    """
+    status.doing(f"loading the tokenizer of {model}")
+    source = resolve(model, patterns=_NO_WEIGHTS)
+    with without_bars():
+        return _tokenizer(source, load_config(source.folder, source.gguf_file))
+
+
 def model_class(config: Any) -> Any:
     """Return the Transformers class that loads a configuration.
 
@@ -196,8 +209,13 @@ def empty_model(config: Any) -> Any:
         raise ModelError(f"{type(config).__name__} is no model with attention: {_first_line(error)}") from error
 
 
-def resolve(model: str | Path, announce: Callable[[str], None] | None = None) -> Source:
-    """Find the files of `model`; download them from the hub if needed. Raises `ModelError`, `DependencyError`."""
+def resolve(
+    model: str | Path, announce: Callable[[str], None] | None = None, patterns: tuple[str, ...] = _FETCHED
+) -> Source:
+    """Find the files of `model`; download those of `patterns` from the hub if needed.
+
+    Raises `ModelError`, `DependencyError`.
+    """
     name, path = str(model), Path(model)
     if len(name) > 4_000:
         raise ModelError(f"{name[:60]}… is no name of a model: it has {len(name):,} characters")
@@ -212,18 +230,17 @@ def resolve(model: str | Path, announce: Callable[[str], None] | None = None) ->
         return Source(path, str(path.absolute()))
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name} is neither a model folder, a .gguf file nor a hub id")
-    return _from_hub(name, announce)
+    return _from_hub(name, announce, patterns)
 
 
-def _from_hub(name: str, announce: Callable[[str], None] | None) -> Source:
+def _from_hub(name: str, announce: Callable[[str], None] | None, patterns: tuple[str, ...]) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     status.doing(f"fetching {name} from the hub")
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     there = reached()
     try:
-        return Source(Path(snapshot_download(name, allow_patterns=patterns, local_files_only=not there)), name)
+        return Source(Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=not there)), name)
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         if name not in BUNDLED_FOR or not bundled.available():
             why = f"and can't be fetched from the hub ({_first_line(error)})"

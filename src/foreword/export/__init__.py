@@ -1,4 +1,6 @@
-"""Export: write a prefix for another program. The registry is closed; a format is one file and one line here.
+"""Interchange: write a prefix for another program, and read one that another program saved.
+
+The registries are closed; a format is one file and one line, here or in `importing`.
 
 A package can add one without a change here: an entry point in the group `foreword.exports` (see `plugins`).
 """
@@ -8,8 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from foreword import plugins
+from foreword.base import Base
 from foreword.errors import ExportError
-from foreword.export.base import Exporter
+from foreword.export.base import BaseFiles, Exporter, Importer
+from foreword.export.importing import IMPORTERS, import_prefix
 from foreword.export.transformers_cache import TransformersCache
 from foreword.files import new_folder, writing
 from foreword.prefix import Prefix
@@ -23,14 +27,18 @@ def summaries() -> dict[str, str]:
     return {name: plugins.find(group, "to", EXPORTERS, name).summary for name in plugins.names(group, EXPORTERS)}
 
 
-def export_prefix(prefix: Prefix, to: str, output: str | Path) -> str:
+def export_prefix(prefix: Prefix, to: str, output: str | Path, base: Base | str | None = None) -> str:
     """Write `prefix` in the format `to` as the folder `output`, atomically. Returns how to run it.
+
+    base: the prefix's base, or its name, of which some formats need configuration and tokenizer; None: the name that
+    the prefix tells.
 
     Raises `ConfigError` for an unknown format, `ExportError` if the format can't hold the prefix or `output` exists,
     `StorageError` if it can't be written.
     """
     exporter = plugins.find("foreword.exports", "to", EXPORTERS, to)()
-    if (reason := exporter.refusal(prefix)) is not None:
+    known = BaseFiles.of(base) if isinstance(base, Base) else BaseFiles(base or prefix.base.source)
+    if (reason := exporter.refusal(prefix, known)) is not None:
         raise ExportError(f"the prefix can't be exported to {to}: {reason}")
     folder = Path(output)
     if "\0" in str(output):
@@ -40,8 +48,17 @@ def export_prefix(prefix: Prefix, to: str, output: str | Path) -> str:
     if taken:
         raise ExportError(f"{folder} exists; name a new folder")
     with new_folder(folder) as temporary:
-        exporter.write(prefix, temporary)
-    return exporter.usage(folder)
+        exporter.write(prefix, known, temporary)
+    return exporter.usage(folder, known)
 
 
-__all__ = ["EXPORTERS", "Exporter", "export_prefix", "summaries"]
+__all__ = [
+    "EXPORTERS",
+    "IMPORTERS",
+    "BaseFiles",
+    "Exporter",
+    "Importer",
+    "export_prefix",
+    "import_prefix",
+    "summaries",
+]

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from foreword.export.base import Exporter
+from foreword.export.base import BaseFiles, Exporter
 from foreword.prefix import Prefix
 from foreword.prefix.described import no_cache
 
@@ -21,7 +21,7 @@ _USAGE = """import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-model, tokenizer = AutoModelForCausalLM.from_pretrained("BASE"), AutoTokenizer.from_pretrained("BASE")
+model, tokenizer = AutoModelForCausalLM.from_pretrained({base!r}), AutoTokenizer.from_pretrained({base!r})
 tensors, cache = load_file("{file}"), DynamicCache(config=model.config)
 for layer in range(len(tensors) // 2):
     cache.update(tensors[f"key.{{layer}}"], tensors[f"value.{{layer}}"], layer)
@@ -38,10 +38,10 @@ class TransformersCache(Exporter):
     name = "transformers"
     summary = "a key/value cache in safetensors, for Transformers without Foreword"
 
-    def refusal(self, prefix: Prefix) -> str | None:
+    def refusal(self, prefix: Prefix, base: BaseFiles) -> str | None:
         return no_cache(prefix)
 
-    def write(self, prefix: Prefix, folder: Path) -> None:
+    def write(self, prefix: Prefix, base: BaseFiles, folder: Path) -> None:
         tensors = {}
         for layer, (key, value) in enumerate(prefix.slots.values()):
             tensors[f"key.{layer}"] = key.detach().cpu()[None].contiguous().clone()
@@ -50,8 +50,8 @@ class TransformersCache(Exporter):
         metadata = {"format": "pt", "digest": prefix.digest, "rendering": json.dumps(told)}
         save_file(tensors, folder / FILE, metadata=metadata)
 
-    def usage(self, folder: Path) -> str:
+    def usage(self, folder: Path, base: BaseFiles) -> str:
         with safe_open(folder / FILE, "pt") as file:
             template = json.loads(file.metadata()["rendering"])["template"]
         asked = _CHAT if template == "chat" else _TEXT.format(template=template or "{input}")
-        return _USAGE.format(file=folder / FILE, asked=asked)
+        return _USAGE.format(base=base.location, file=folder / FILE, asked=asked)
