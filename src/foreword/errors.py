@@ -13,6 +13,7 @@
     │   ├── UnknownPrefixError      there is none of that name
     │   ├── CompressionError        it can't be made smaller in the requested way
     │   ├── ExportError             another format can't hold it, or it can't be written there
+    │   ├── TagConflictError        a tag of a store was moved by another writer
     │   └── ImportFormatError       another program's files can't become a prefix
     ├── AttachError             a prefix can't be used in this call
     │   ├── BatchMismatchError      rows of the batch and attached prefixes don't match
@@ -103,6 +104,10 @@ class CompressionError(PrefixError):
 
 class ExportError(PrefixError):
     """A prefix can't be written in the requested format; the text says why."""
+
+
+class TagConflictError(PrefixError):
+    """A tag of a store doesn't mean what it was expected to mean: another writer has moved it. Nothing was changed."""
 
 
 class ImportFormatError(PrefixError):

@@ -20,6 +20,7 @@ from foreword.folders import fsync as fsync
 
 # Bytes of a JSON file that Foreword itself writes; real ones have a few thousand. Parsed, a byte can take 25 of memory.
 MOST_JSON = 2 * 2**20
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 DEEPEST = 100  # lists and objects within each other
 _MOST_PARTS = 100_000  # lists and objects in such a file
 _GROWTH = 2**20  # bytes by which a file may grow while it is read
@@ -32,8 +33,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foreword"
 
 
+def data_folder() -> Path:
+    """Return Foreword's data of this user: `$XDG_DATA_HOME/foreword`, else `~/.local/share/foreword`."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "foreword"
+
+
 class Unreadable(ValueError):
     """A file can't be read. The text says why, in a few words without the file's name."""
+
+
+class FolderFiles:
+    """The files of one folder, read whole by their names. A subclass can hold them to more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, name: str, most: int) -> bytes:
+        """Return the content of a regular file of at most `most` bytes. Raises `Unreadable`."""
+        return read_bytes(self.folder / name, most)
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -41,7 +58,12 @@ def read_bytes(path: Path, most: int) -> bytes:
 
     A larger file is refused before anything is read.
     """
-    with _opened(path, most) as (file, size):
+    return read_handle(_handle(path), most)
+
+
+def read_handle(handle: int, most: int) -> bytes:
+    """Read an open file as `read_bytes` does, and close it."""
+    with _regular(handle, most) as (file, size):
         data = file.read(size + 1)
         if len(data) > size:  # it grew in the meantime, or its size is not known (/proc)
             data += file.read(min(_GROWTH, most) + 1)
@@ -55,7 +77,7 @@ def read_lines(path: Path, most: int, longest: int = 2**20) -> Iterator[str]:
 
     Raises `Unreadable`, also for a line of more than `longest` bytes.
     """
-    with _opened(path, most) as (file, size):
+    with _regular(_handle(path), most) as (file, size):
         while line := file.readline(longest + 1):
             size -= len(line)
             if len(line) > longest or size < -_GROWTH:
@@ -64,13 +86,17 @@ def read_lines(path: Path, most: int, longest: int = 2**20) -> Iterator[str]:
                 yield _text(line[:-1])
 
 
-@contextmanager
-def _opened(path: Path, most: int) -> Iterator[tuple[IO[bytes], int]]:
-    """Yield (open file, its size). Raises `Unreadable`, within the block too."""
+def _handle(path: Path) -> int:
+    """Open a file. Raises `Unreadable`."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        return os.open(path, READ_FLAGS)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise Unreadable(f"can't be opened: {getattr(error, 'strerror', None) or error}") from error
+
+
+@contextmanager
+def _regular(handle: int, most: int) -> Iterator[tuple[IO[bytes], int]]:
+    """Yield (open file, its size). Raises `Unreadable`, within the block too."""
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode):
         os.close(handle)
@@ -104,7 +130,12 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
     Raises `Unreadable`, also for NaN and infinity, for values nested too deep, for numbers of thousands of digits, for
     text that UTF-8 can't hold, for a name that an object has twice, and for more lists and objects than it should have.
     """
-    text = read_text(path, most)
+    return json_of(read_bytes(path, most))
+
+
+def json_of(data: bytes) -> Any:
+    """Return the value of a JSON file's bytes. Raises `Unreadable`; see `read_json`."""
+    text = _text(data)
     if text.count("[") + text.count("{") > _MOST_PARTS:
         raise Unreadable(f"holds more than {_MOST_PARTS:,} lists and objects")
     return _parsed(text, _unique)

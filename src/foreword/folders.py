@@ -157,7 +157,7 @@ def _made(target: Path, kind: str, make: Callable[[Path], int]) -> tuple[Path, i
         path = target.with_name(f".{target.name}.{kind}-{secrets.token_hex(4)}")
         with suppress(FileExistsError):
             handle = make(path)
-            if _lock(handle) is not False and _is_at(handle, path):
+            if _lock(handle) is not False and is_at(handle, path):
                 _narrow(handle, path)
                 return path, handle
             os.close(handle)  # someone who clears up came between
@@ -194,7 +194,8 @@ def _lock(handle: int) -> bool | None:
     return True
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def is_at(handle: int, path: Path) -> bool:
+    """Return True if an open file is the one at `path`, which is no link."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat(follow_symlinks=False))
     except OSError:
@@ -215,7 +216,7 @@ def _clear_one(path: Path, moved_from: Path | None) -> None:
     with suppress(OSError):
         handle = os.open(path, flags)
         try:
-            if not _lock(handle) or not _is_at(handle, path):
+            if not _lock(handle) or not is_at(handle, path):
                 return
             if moved_from is not None and not moved_from.exists() and (path / moved_from.name).exists():
                 (path / moved_from.name).replace(moved_from)
@@ -247,3 +248,26 @@ def _swap_in_two_steps(temporary: Path, target: Path) -> None:
             raise
         fsync(target.parent)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def locked(handle: int, *, exclusive: bool, wait: bool = False) -> Iterator[None]:
+    """Hold a lock on an open file or folder while the block lasts; where the system has none, hold nothing.
+
+    A shared lock is waited for. Raises `BlockingIOError` if an exclusive one can't be had, unless `wait`.
+    """
+    if fcntl is None:
+        yield
+        return
+    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    try:
+        fcntl.flock(handle, kind if wait or not exclusive else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)

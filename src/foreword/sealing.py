@@ -7,13 +7,13 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from foreword.errors import OldFormatWarning
-from foreword.files import DEEPEST, MOST_JSON, Unreadable, parse_json, read_json
-from foreword.tensorfiles import MOST, read_tensor_file
+from foreword.files import DEEPEST, MOST_JSON, FolderFiles, Unreadable, json_of, parse_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
@@ -60,16 +60,19 @@ def note_old_format(file: Path, covered: str) -> None:
 
 
 def read_sealed(
-    manifest_file: Path, tensor_file: Path, versions: Sequence[int], front: str = ""
+    files: FolderFiles, manifest_name: str, tensor_name: str, versions: Sequence[int], front: str = ""
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return (manifest, tensors) of two files that were written together.
+    """Return (manifest, tensors) of two files of a folder that were written together.
 
     Of `versions` the newest has the digest of the whole manifest in `digest`, and in `content` and `bytes` digest and
     size of the tensor file. Older ones have the tensor file's digest in `digest`. front: stands before that digest.
     Raises `Unreadable`, which names the file, also for other versions.
     """
+    from foreword.tensorfiles import MOST, tensors_of
+
+    manifest_file, tensor_file = files.folder / manifest_name, files.folder / tensor_name
     try:
-        manifest = read_json(manifest_file)
+        manifest = json_of(files.read(manifest_name, MOST_JSON))
     except Unreadable as error:
         raise Unreadable(f"{manifest_file} {error}") from error
     if not isinstance(manifest, dict):
@@ -78,7 +81,9 @@ def read_sealed(
     if not content.startswith(front):
         raise Unreadable(f"{manifest_file}: {content!r:.80} is no digest of {tensor_file.name}")
     try:
-        found = read_tensor_file(tensor_file, MOST if size is None else size, size, content.removeprefix(front))
+        found = tensors_of(
+            files.read(tensor_name, MOST if size is None else min(size, MOST)), size, content.removeprefix(front)
+        )
     except Unreadable as error:
         raise Unreadable(f"{tensor_file} {error}") from error
     if (actual := found.metadata.get("version", str(manifest["version"]))) != str(manifest["version"]):
@@ -102,7 +107,7 @@ def _content(file: Path, manifest: Mapping[str, Any], versions: Sequence[int]) -
         content, size = manifest.get("content"), manifest.get("bytes")
         if manifest.get("digest") != manifest_digest(manifest):
             raise Unreadable(f"{file} was changed or damaged: its digest is not that of its content")
-    sized = size is None if version < newest else type(size) is int and 0 <= size <= MOST
+    sized = size is None if version < newest else type(size) is int and size >= 0
     if not isinstance(content, str) or not sized:
         raise Unreadable(f"{file} doesn't say which tensors belong to it")
     return content, size

@@ -41,7 +41,11 @@ def read_tensor_file(path: Path, most: int = MOST, size: int | None = None, dige
     size: the number of bytes that it must have. digest: the SHA-256 that they must have, in hexadecimal.
     Raises `Unreadable`.
     """
-    data = read_bytes(path, min(most, MOST))
+    return tensors_of(read_bytes(path, min(most, MOST)), size, digest)
+
+
+def tensors_of(data: bytes, size: int | None = None, digest: str | None = None) -> TensorFile:
+    """Return the tensors of a safetensors file's bytes. Raises `Unreadable`; see `read_tensor_file`."""
     if size is not None and len(data) != size:
         raise Unreadable(f"was changed or damaged: it has {len(data):,} bytes, not {size:,}")
     if digest is not None and hashlib.sha256(data).hexdigest() != digest:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from foreword.chat.session import PLAIN, Session
 from foreword.errors import ConfigError
 from foreword.prefix import Prefix
-from foreword.prefix.places import prefix_folder, short_name
+from foreword.prefix.places import short_name
+from foreword.versions.finding import means_store
 
 HELP = """\
-/prefix NAME    answer with another prefix from now on; none: without one; a folder is loaded
+/prefix NAME    answer with another prefix from now on; none: without one; a folder or team/task is loaded
 /prefix         which prefixes there are
 /system TEXT    the system's text; without TEXT there is none
 /reset          forget what was said
@@ -48,10 +50,9 @@ def _prefix(session: Session, name: str) -> str:
     if not name:
         names = [*session.prefixes, PLAIN]
         return "  ".join(f"[{entry}]" if entry == session.name else entry for entry in names)
-    path = Path(name).expanduser()
-    if name not in session.prefixes and name != PLAIN and path.is_dir():
-        loaded = Prefix.load(prefix_folder(str(path)), device=session.base.device)
-        session.add(short_name(str(path)), loaded)
+    path = os.path.expanduser(name)
+    if name not in session.prefixes and name != PLAIN and (os.path.isdir(path) or means_store(path)):
+        session.add(short_name(path), Prefix.load(path, device=session.base.device))
     else:
         session.switch(name)
     alone = "" if session.remembers else "; it was trained on single inputs, so it answers each text alone"

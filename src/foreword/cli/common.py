@@ -8,8 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -24,6 +26,8 @@ from foreword.errors import ConfigError
 if TYPE_CHECKING:
     from foreword.base import Base
 
+T = TypeVar("T")
+_WHERE = "A saved prefix's folder, its run's, or team/task[@tag] of the store"
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
 Model = Annotated[
@@ -55,14 +59,31 @@ TopP = Annotated[
     float | None, typer.Option("--top-p", min=0, max=1, help="Sample from the likeliest tokens of this mass.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of sampling. Default: a new one.")]
-SavedPrefix = Annotated[str, typer.Argument(help="A saved prefix's folder, or its run's.")]
-Prefix = Annotated[
-    str | None, typer.Option("--prefix", help="A saved prefix's folder, or its run's. Default: the plain base.")
-]
+SavedPrefix = Annotated[str, typer.Argument(help=f"{_WHERE}.")]
+Prefix = Annotated[str | None, typer.Option("--prefix", help=f"{_WHERE}. Default: the plain base.")]
 
 
 # Control characters, line separators, half surrogate pairs, and marks that turn the reading direction
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+_held: ContextVar[ExitStack] = ContextVar("held")
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """Let `hold` hold things until the end of the block, which is one command."""
+    with ExitStack() as held:
+        token = _held.set(held)
+        try:
+            yield
+        finally:
+            _held.reset(token)
+
+
+def hold(thing: AbstractContextManager[T]) -> T:
+    """Enter `thing` and return what it yields; it is left at the end of the command."""
+    return _held.get().enter_context(thing)
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -72,8 +72,16 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", help="The store of prefixes: a folder or an fsspec URL. Default: $FOREWORD_STORE."),
+    ] = None,
 ) -> None:
     """Train, measure and run learned prefixes on frozen language models."""
+    if store is not None:
+        from foreword.versions.finding import using_store
+
+        common.hold(using_store(store))
 
 
 def run() -> None:
@@ -89,7 +97,7 @@ def execute(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     silence()
     try:
-        with terminable(), _shown():
+        with terminable(), _shown(), common.holding():
             result = app(arguments, prog_name="foreword", standalone_mode=False)
     except _USAGE as error:
         common.say(_misused(error))

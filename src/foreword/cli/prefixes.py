@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foreword.cli import common
 from foreword.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ FIELD = "prefix"  # the column that names a row's prefix, where there are severa
 
 
 def prefix_folder(path: str) -> str:
-    """See `foreword.prefix.places`, which is imported when it is needed: it imports PyTorch."""
-    from foreword.prefix.places import prefix_folder as found
+    """Return the folder of a prefix, of a run's, or of a version in the store, which stays until the command ends.
 
-    return found(path)
+    See `foreword.prefix.places`, which is imported when it is needed: it imports PyTorch.
+    """
+    from foreword.prefix.places import located
+
+    return common.hold(located(path))
 
 
 def how_to_use(folder: str, record: Mapping[str, Any], data: str | None = None) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from foreword.cli import common, tables
 from foreword.cli.prefixes import how_to_use, prefix_folder
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    prefix: Annotated[str, typer.Argument(help="A saved prefix's folder, or its run's.")],
+    prefix: common.SavedPrefix,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:

@@ -26,10 +26,13 @@ from foreword.config import CompressConfig
 from foreword.errors import ConfigError, NonFiniteError, PrefixError
 from foreword.evaluation import Progress, evaluate_items
 from foreword.prefix import Prefix
+from foreword.prefix.places import located
 from foreword.prefix.records import public_prefix
 from foreword.prefix.stored import require_replaceable
 from foreword.shown import Shown
 from foreword.tasks import Measuring, summed_loss
+from foreword.versions.finding import means_store
+from foreword.versions.opening import in_version
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,7 +73,13 @@ def sweep(
 ) -> tuple[MeasuredChoice, ...]:
     """Do the measurements of `compress`: return one row for the uncompressed prefix, then one for each choice."""
     check(config)
-    prefix = Prefix.load(config.prefix) if prefix is None else prefix
+    if not config.prefix and prefix is not None:
+        return _swept(base, config, prefix, progress)
+    with located(config.prefix) as folder:
+        return _swept(base, dataclasses.replace(config, prefix=folder), prefix or Prefix.load(folder), progress)
+
+
+def _swept(base: Base, config: CompressConfig, prefix: Prefix, progress: Progress | None) -> tuple[MeasuredChoice, ...]:
     require_compressible(base, prefix)
     config = with_recorded(config, prefix.record)
     choices = [parse(name) for name in config.choices or default_names(base, prefix)]
@@ -122,9 +131,9 @@ def output_of(config: CompressConfig) -> Path | None:
     """
     if config.keep_loss is None and config.max_kb is None:
         return None
-    if config.output is None and not config.prefix:
-        raise ConfigError("output", "name a folder for the prefix that is picked")
     original = Path(config.prefix)
+    if config.output is None and (not config.prefix or means_store(original) or in_version(original)):
+        raise ConfigError("output", "name a folder for the prefix that is picked")
     output = Path(config.output) if config.output is not None else original.with_name(f"{original.name}-compressed")
     if config.prefix and os.path.realpath(output) == os.path.realpath(original):  # of a loop of links, too
         raise ConfigError("output", f"{output} is the uncompressed prefix itself; name another folder")

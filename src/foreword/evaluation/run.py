@@ -15,6 +15,7 @@ from foreword.errors import ConfigError
 from foreword.evaluation.task import trained_task
 from foreword.extras import installed, missing
 from foreword.prefix import Prefix
+from foreword.prefix.places import located
 from foreword.shown import Shown
 from foreword.tasks import TASKS, Measuring, Task, summed_loss
 
@@ -58,8 +59,13 @@ def evaluate(
     generation. progress: called with (what, rows done, rows in all).
     Raises `DataError`, `PrefixFormatError`, `PrefixMismatchError`.
     """
-    if prefix is None and config.prefix is not None:
-        prefix = Prefix.load(config.prefix)
+    if config.prefix is None:
+        return _evaluated(base, config, prefix, progress)
+    with located(config.prefix) as folder:
+        return _evaluated(base, replace(config, prefix=folder), prefix or Prefix.load(folder), progress)
+
+
+def _evaluated(base: Base, config: EvalConfig, prefix: Prefix | None, progress: Progress | None) -> EvalResult:
     task = trained_task(base, config, prefix)
     metrics = config.metrics or measurable(task.metrics)
     for metric in metrics:

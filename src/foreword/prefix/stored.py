@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foreword.errors import PrefixError, PrefixFormatError
-from foreword.files import Unreadable, new_folder, read_json, write_json, write_text
+from foreword.files import MOST_JSON, Unreadable, json_of, new_folder, write_json, write_text
 from foreword.folders import reread
 from foreword.prefix.encoding import Encoded, check_spec, check_total, decoded, stored_specs, stored_tensors
 from foreword.sealing import manifest_digest, sealed
-from foreword.tensorfiles import TensorFile, read_tensor_file, room
+from foreword.tensorfiles import TensorFile, room, tensors_of
+from foreword.versions.opening import files_of, in_version
 
 T = TypeVar("T")
 FORMAT = "foreword-prefix"
@@ -116,6 +117,8 @@ def require_content(path: Path, manifest: Mapping[str, Any], content: str, lengt
 
 def require_replaceable(path: Path) -> None:
     """Raise `PrefixFormatError` if there is something at `path` that is not a saved prefix."""
+    if in_version(path):
+        raise PrefixFormatError(f"{path} is a version in a store, which never changes; save elsewhere and add it")
     if os.path.lexists(path) and not _replaceable(path):
         raise PrefixFormatError(f"{path} exists and is not a saved prefix; choose another name or remove it")
 
@@ -177,7 +180,7 @@ def _parsed_manifest(path: Path) -> dict[str, Any]:
     if not os.path.isfile(file):  # unlike pathlib's, it raises nothing
         raise PrefixFormatError(f"{path} is not a saved prefix: there is no {MANIFEST} in it")
     try:
-        manifest = read_json(file)
+        manifest = json_of(files_of(path).read(MANIFEST, MOST_JSON))
     except Unreadable as error:
         raise PrefixFormatError(f"{file} {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -239,7 +242,7 @@ def _read_tensors(path: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, spec in expected.items():
         in_file |= stored_specs(name, spec)
     try:
-        found = read_tensor_file(file, room(in_file))
+        found = tensors_of(files_of(path).read(TENSORS, room(in_file)))
     except Unreadable as error:
         raise PrefixFormatError(f"{file} {error}") from error
     _compare(file, found, in_file, manifest["version"])

@@ -16,6 +16,7 @@ from foreword.errors import PrefixError, PrefixFormatError
 from foreword.prefix import described, stored
 from foreword.prefix.encoding import Encoded
 from foreword.prefix.kinds import KV, SOFTMAX, Addition, Kind, check_shapes, kind_called
+from foreword.prefix.places import located
 from foreword.sealing import note_old_format
 from foreword.shown import Shown
 
@@ -118,7 +119,7 @@ class Prefix(Shown):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy as plain values; a mapping proxy can't be pickled."""
-        return _rebuilt, tuple(
+        return Prefix, tuple(
             dict(value) if isinstance(value := getattr(self, item.name), Mapping) else value for item in fields(self)
         )
 
@@ -223,15 +224,16 @@ class Prefix(Shown):
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Prefix:
-        """Read a folder written by `save`.
+        """Read a folder written by `save`, a run's, or a version of the store: `team/task[@tag]` or `team/task@digest`.
 
         The tensors own their memory; what happens to the files afterwards doesn't matter. A reader that meets a writer
         reads again. Older formats give an `OldFormatWarning`.
         Raises `PrefixFormatError` unless names, shapes, dtypes and digests are those of the manifest and all numbers
-        are finite.
+        are finite, `UnknownPrefixError` if the store has no such version.
         """
-        folder = Path(path)
-        prefix, version = stored.steadily(folder, lambda: cls._read(folder))
+        with located(path) as found:
+            folder = Path(found)
+            prefix, version = stored.steadily(folder, lambda: cls._read(folder))
         if version < stored.VERSION:
             note_old_format(folder / stored.MANIFEST, stored.COVERED)
         return prefix.to(device=device) if str(device) != "cpu" else prefix
@@ -294,7 +296,3 @@ class Prefix(Shown):
         Raises `PrefixError` if the text has no tokens.
         """
         return base.prefix_from_text(text, length=length)
-
-
-def _rebuilt(*values: Any) -> Prefix:
-    return Prefix(*values)

@@ -25,6 +25,7 @@ from foreword.sealing import note_old_format, read_sealed, sealed
 from foreword.tasks.base import Task
 from foreword.tasks.mixture import Mixture
 from foreword.tensorfiles import file_digest
+from foreword.versions.opening import files_of
 
 FORMAT, VERSION = "foreword-head", 2
 READABLE = (1, 2)
@@ -72,7 +73,7 @@ def read_states(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tens
 def _read(folder: Path) -> tuple[int, dict[str, dict[str, Any]], dict[str, Tensor]]:
     """Return (format version, state of each task, tensors)."""
     try:
-        manifest, tensors = read_sealed(folder / MANIFEST, folder / TENSORS, READABLE, "sha256:")
+        manifest, tensors = read_sealed(files_of(folder), MANIFEST, TENSORS, READABLE, "sha256:")
     except Unreadable as error:
         raise PrefixFormatError(f"{folder} is not a saved head: {error}") from error
     if manifest.get("format") != FORMAT:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foreword.errors import CheckpointError
-from foreword.files import Unreadable, new_folder, remove_folder, write_json
+from foreword.files import FolderFiles, Unreadable, new_folder, remove_folder, write_json
 from foreword.folders import reread
 from foreword.sealing import note_old_format, read_sealed, sealed
 from foreword.tensorfiles import file_digest
@@ -132,7 +132,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return (manifest, tensors) of a checkpoint, with a note if its format is an older one."""
     state, tensors = path / STATE, path / TENSORS
     try:
-        read = reread((path, state, tensors), lambda: read_sealed(state, tensors, READABLE), (Unreadable,))
+        read = reread(
+            (path, state, tensors), lambda: read_sealed(FolderFiles(path), STATE, TENSORS, READABLE), (Unreadable,)
+        )
     except Unreadable as error:
         raise CheckpointError(f"not a readable checkpoint: {error}") from error
     if read[0]["version"] < VERSION:

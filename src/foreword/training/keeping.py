@@ -16,6 +16,7 @@ from foreword.methods import METHODS
 from foreword.models.lora import save_lora
 from foreword.objectives import OBJECTIVES
 from foreword.prefix import Prefix
+from foreword.prefix.places import located
 from foreword.prefix.records import data_name, file_name, public_prefix, public_settings, text_digest
 from foreword.prefix.stored import read_manifest
 from foreword.settings import to_dict
@@ -122,7 +123,8 @@ def _texts_and_folders(config: TrainConfig) -> dict[str, Any]:
     if config.init_text is not None:
         told["init_text"] = text_digest(config.init_text)
     if config.init == "prefix" and config.init_prefix is not None:
-        told["init_prefix"] = {"digest": read_manifest(Path(config.init_prefix))["digest"]}
+        with located(config.init_prefix) as folder:
+            told["init_prefix"] = {"digest": read_manifest(Path(folder))["digest"]}
     if config.init_head is not None:
         told["init_head"] = {"name": file_name(config.init_head)}
     if config.lora is not None:
