@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +28,9 @@ def prefix_folder(path: str) -> str:
 
 def how_to_use(folder: str, record: Mapping[str, Any], data: str | None = None) -> str:
     """Return a command that works when it is pasted. data: a file of rows, for what has a trained head."""
-    if (Path(folder).absolute().parent / "head").is_dir():
-        return f"foreword eval --prefix {shlex.quote(folder)} --data {shlex.quote(data or 'FILE')}"
-    from foreword.base.rendering import named_fields
-    from foreword.prefix.records import recorded_template
+    from foreword.store.usage import generate_command
 
-    names: list[str] = []
-    with suppress(ConfigError):  # a template that can't be used
-        names = named_fields(recorded_template(record))
-    asked = json.dumps({name: f"your {name}" for name in names}, ensure_ascii=False) if len(names) > 1 else "your input"
-    return f"foreword generate --prefix {shlex.quote(folder)} {shlex.quote(asked)}"
+    return generate_command(folder, record, head=(Path(folder).absolute().parent / "head").is_dir(), data=data)
 
 
 class Prefixes:

@@ -25,7 +25,7 @@ from foreword.files import MOST_JSON, Unreadable, json_of, new_folder, write_jso
 from foreword.folders import reread
 from foreword.prefix.encoding import Encoded, check_spec, check_total, decoded, stored_specs, stored_tensors
 from foreword.sealing import manifest_digest, sealed
-from foreword.tensorfiles import TensorFile, room, tensors_of
+from foreword.tensorfiles import MOST, TensorFile, room, tensors_of
 from foreword.versions.opening import files_of, in_version
 
 T = TypeVar("T")
@@ -97,6 +97,22 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read and check `manifest.json` in the folder `path`; the tensors are not read. Raises `PrefixFormatError`."""
     return steadily(path, lambda: _read_manifest(path))
+
+
+def encodings_in(path: Path) -> dict[str, Encoded]:
+    """Return the encoded tensors of the folder `path` as they are stored, by name. Raises `PrefixFormatError`."""
+    manifest = _read_manifest(path)
+    expected = _expected_tensors(path, manifest)
+    encoded = {name: spec for name, spec in expected.items() if "encoding" in spec}
+    if not encoded:
+        return {}
+    found = tensors_of(files_of(path).read(TENSORS, MOST)).tensors
+    return {
+        name: Encoded(
+            spec["encoding"], {part.removeprefix(f"{name}."): found[part] for part in stored_specs(name, spec)}
+        )
+        for name, spec in encoded.items()
+    }
 
 
 def steadily(path: Path, read: Callable[[], T]) -> T:
