@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ CONFIG, CHECKPOINTS, LOCK, PREFIX, MANIFEST = "config.json", "checkpoints", "run
 State = Literal["finished", "stopped early", "going on", "broken off", "failed", "damaged"]
 DEFAULTS = to_dict(TrainConfig())
 _OF_A_RUN = {"model", "data", "method", "length", "steps"}  # settings by which config.json is a run's
+_MOST_FILES = 100  # of a prefix; real ones have two
 _LOCAL = re.compile(r"[./~]|[A-Za-z]:[\\/]")  # how the path of a file or folder begins
 
 
@@ -240,7 +242,7 @@ def _size(folder: Path) -> int | None:
     """Return the bytes of the files in `folder`; None if there is no saved prefix."""
     try:
         with os.scandir(folder) as entries:
-            sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            sizes = {entry.name: entry.stat().st_size for entry in islice(entries, _MOST_FILES) if entry.is_file()}
     except OSError:
         return None
     return sum(sizes.values()) if MANIFEST in sizes else None
