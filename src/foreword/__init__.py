@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from foreword._version import __version__
 
 if TYPE_CHECKING:
+    from foreword import runs
     from foreword.base import Base, load
     from foreword.base.compose import average, concat
     from foreword.compression import CompressResult, compress
@@ -58,11 +59,14 @@ __all__ = [
     "concat",
     "evaluate",
     "load",
+    "runs",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "runs":
+        return import_module("foreword.runs")
     if name not in _HOME:
         raise AttributeError(f"module 'foreword' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

@@ -77,13 +77,19 @@ def read_lines(path: Path, most: int, longest: int = 2**20) -> Iterator[str]:
 
     Raises `Unreadable`, also for a line of more than `longest` bytes.
     """
+    for line in byte_lines(path, most, longest):
+        yield _text(line)
+
+
+def byte_lines(path: Path, most: int, longest: int = 2**20) -> Iterator[bytes]:
+    """Yield the lines of a file as `read_lines` does, without their line breaks and not decoded."""
     with _regular(_handle(path), most) as (file, size):
         while line := file.readline(longest + 1):
             size -= len(line)
             if len(line) > longest or size < -_GROWTH:
                 raise Unreadable(f"has a line of more than {longest:,} bytes, or no end")
             if line.endswith(b"\n"):
-                yield _text(line[:-1])
+                yield line[:-1]
 
 
 def _handle(path: Path) -> int:

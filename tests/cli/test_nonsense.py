@@ -72,6 +72,12 @@ WITH_NAME: list[tuple[list[str], set[str]]] = [
     (["methods", "{}"], {""}),
     (["methods", "--config", "{}"], {""}),
     (["doctor", "{}"], set()),
+    (["runs", "list", "{}"], {"folder", "run", "run/prefix", "/", ".."}),
+    (["runs", "--since", "{}"], set()),
+    (["runs", "--sort", "{}"], set()),
+    (["runs", "find", "x", "--in", "{}"], {"folder", "run", "run/prefix", "/", ".."}),
+    (["runs", "compare", "run", "{}"], set()),
+    (["runs", "compare", "run", "nowhere", "--html", "{}"], set()),
     (["{}"], set()),
 ]
 # The same for numbers. Some numbers are right in some places, so that only what is printed is looked at.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 _JOINED = "\u2011"  # a hyphen at which no line breaks; it becomes a plain one again, since help is pasted
 _Formatter: Any = typer.Context.formatter_class  # Click's own; Typer may carry a copy of Click
@@ -33,3 +33,17 @@ class Verb(TyperCommand):
     """A command whose help keeps words whole. For `app.command(…, cls=Verb)`."""
 
     context_class = _Context
+
+
+class Verbs(TyperGroup):
+    """A group of commands with such help, the first of which is meant where none is named."""
+
+    context_class = _Context
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)

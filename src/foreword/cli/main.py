@@ -24,6 +24,7 @@ from foreword.cli import (
     generate,
     live,
     methods,
+    runs,
     show,
     slots,
     train,
@@ -57,7 +58,8 @@ app.command("slots")(slots.command)
 app.command("show")(show.command)
 app.command("methods")(methods.command)
 app.command("doctor")(doctor.command)
-for verb in app.registered_commands:
+app.add_typer(runs.app, name="runs")
+for verb in (*app.registered_commands, *runs.app.registered_commands):
     verb.cls = Verb
 
 
@@ -153,9 +155,8 @@ def _misused(error: Any) -> str:
     """One line about wrong usage, and where the right one is shown."""
     if not str(error.format_message()).strip():  # no command: the help was shown
         return ""
-    verb = getattr(getattr(error, "ctx", None), "info_name", None)
-    command = "foreword -h" if verb in (None, "foreword") else f"foreword {verb} -h"
-    return f"error: {common.one_line(error.format_message()).rstrip('.')}; see {command}"
+    command = getattr(getattr(error, "ctx", None), "command_path", "foreword")
+    return f"error: {common.one_line(error.format_message()).rstrip('.')}; see {command} -h"
 
 
 def _told(error: Exception) -> str:
