@@ -109,6 +109,9 @@ def test_bases_that_peft_serves_in_part_or_otherwise(folder) -> None:
         ("t5", "task_type is CAUSAL_LM, tiny-t5 needs SEQ_2_SEQ_LM", PrefixMismatchError),
     ):
         refused(folder, tiny_base(kind), reason, error)
+    windowed = tiny_base("mistral", sliding_window=5)
+    refused(folder, windowed, "is 5, of which PEFT drops what exceeds the window of 5 in tiny-mistral")
+    assert import_prefix(folder, tiny_base("mistral", sliding_window=6)).length == 5
     changed(folder, task_type=None, num_transformer_submodules=2)
     for kind in ("t5", "bart"):
         refused(folder, tiny_base(kind), "in an encoder–decoder PEFT counts the prefix among the decoder's positions")

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import CartridgeConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 
 from foreword.errors import ImportFormatError
 from foreword.export import export_prefix, import_prefix
 from foreword.prefix import KV, Prefix
 from peft_helpers import CONTROL, LENGTH, TOLERANCE, attached, batch_of, difference, logits_of, task_of, trained_adapter
 from tiny import VARIANTS, random_batch, tiny_base, tiny_model
+
+peft = pytest.importorskip("peft", minversion="0.21")  # it has cartridges, and Gemma 3 without an error
 
 CACHED = ["llama", "qwen3", "gpt2", "gemma3_text", "mistral", "gpt_oss", "bloom", "falcon", "mpt"]
 WINDOW = VARIANTS["mistral", "window8"]
@@ -39,9 +40,9 @@ def check(kind, config, folder, batch, **changes) -> Prefix:
 
 @pytest.mark.parametrize("kind", CACHED)
 def test_prefix_tuning(kind, tmp_path) -> None:
-    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH)
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH)
     if kind in ("falcon", "mpt"):  # PEFT's own guesses are wrong there
-        config = PrefixTuningConfig(
+        config = peft.PrefixTuningConfig(
             task_type="CAUSAL_LM", num_virtual_tokens=LENGTH, num_layers=3,
             num_attention_heads=1 if kind == "falcon" else 4, token_dim=16 if kind == "falcon" else 64,
         )  # fmt: skip
@@ -51,7 +52,7 @@ def test_prefix_tuning(kind, tmp_path) -> None:
 
 
 def test_prefix_tuning_through_a_network(tmp_path) -> None:
-    config = PrefixTuningConfig(
+    config = peft.PrefixTuningConfig(
         task_type="CAUSAL_LM", num_virtual_tokens=LENGTH, prefix_projection=True, encoder_hidden_size=48
     )
     check("llama", config, tmp_path, batch_of("llama"))
@@ -59,12 +60,12 @@ def test_prefix_tuning_through_a_network(tmp_path) -> None:
 
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_cartridge(frozen, tmp_path) -> None:
-    config = CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH, num_frozen_tokens=frozen)
+    config = peft.CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH, num_frozen_tokens=frozen)
     assert check("qwen3", config, tmp_path, batch_of("qwen3")).method == "cartridge"
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bloom"])
-@pytest.mark.parametrize("make", [PromptTuningConfig, PromptEncoderConfig])
+@pytest.mark.parametrize("make", [peft.PromptTuningConfig, peft.PromptEncoderConfig])
 def test_prompts_of_full_attention_become_keys_and_values(kind, make, tmp_path) -> None:
     config = make(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH)
     prefix = check(kind, config, tmp_path, batch_of(kind))
@@ -72,7 +73,7 @@ def test_prompts_of_full_attention_become_keys_and_values(kind, make, tmp_path) 
     assert prefix.extras["embeddings"].shape == (LENGTH, 64)
 
 
-@pytest.mark.parametrize("make", [PromptTuningConfig, PromptEncoderConfig])
+@pytest.mark.parametrize("make", [peft.PromptTuningConfig, peft.PromptEncoderConfig])
 @pytest.mark.parametrize(("kind", "changes"), [("mistral", WINDOW), ("gemma3_text", {}), ("t5", {}), ("bart", {})])
 def test_other_prompts_stay_embeddings(make, kind, changes, tmp_path) -> None:
     config = make(task_type=task_of(kind), num_virtual_tokens=LENGTH)
@@ -80,7 +81,7 @@ def test_other_prompts_stay_embeddings(make, kind, changes, tmp_path) -> None:
 
 
 def test_an_lstm_is_read_as_what_it_computed(tmp_path) -> None:
-    config = PromptEncoderConfig(
+    config = peft.PromptEncoderConfig(
         task_type="SEQ_2_SEQ_LM", num_virtual_tokens=LENGTH, encoder_reparameterization_type="LSTM",
         encoder_hidden_size=16,
     )  # fmt: skip
@@ -88,7 +89,7 @@ def test_an_lstm_is_read_as_what_it_computed(tmp_path) -> None:
 
 
 def test_rows_padded_on_the_left_generate_the_same(tmp_path) -> None:
-    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH)
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH)
     model, base = trained_adapter("llama", config, tmp_path), tiny_base("llama")
     prefix, batch = import_prefix(tmp_path, base), random_batch([9, 4, 6], side="left")
     expected = model.generate(**batch, max_new_tokens=8, do_sample=False)
@@ -99,10 +100,10 @@ def test_rows_padded_on_the_left_generate_the_same(tmp_path) -> None:
 
 
 def test_a_prompt_of_peft_goes_back_as_prefix_tuning(tmp_path) -> None:
-    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH)
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH)
     trained, base = trained_adapter("llama", config, tmp_path / "prompt"), tiny_base("llama")
     export_prefix(import_prefix(tmp_path / "prompt", base), "peft", tmp_path / "prefix", base)
-    model, batch = PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "prefix").eval(), batch_of("llama")
+    model, batch = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "prefix").eval(), batch_of("llama")
     assert model.peft_config["default"].peft_type == "PREFIX_TUNING"
     assert difference(logits_of(model, batch), logits_of(trained, batch)) < TOLERANCE
 
@@ -113,7 +114,7 @@ def test_why_prefix_tuning_of_encoder_decoders_is_refused(kind, layers, tmp_path
     """PEFT's keys and values, attached as they are, give other logits; of an even number of layers two share them."""
     names = ("num_layers", "num_decoder_layers") if kind == "t5" else ("encoder_layers", "decoder_layers")
     changes = dict.fromkeys(names, layers)
-    config = PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=LENGTH)
+    config = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=LENGTH)
     model, base = trained_adapter(kind, config, tmp_path, **changes), tiny_base(kind, **changes)
     with pytest.raises(ImportFormatError, match="in an encoder–decoder PEFT counts the prefix"):
         import_prefix(tmp_path, base)

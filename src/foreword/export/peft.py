@@ -33,7 +33,7 @@ from peft import PeftModel
 from transformers import {auto}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({base!r})
-model = PeftModel.from_pretrained({auto}.from_pretrained({base!r}), "{folder}").eval()
+model = PeftModel.from_pretrained({auto}.from_pretrained({base!r}), {folder!r}).eval()
 {asked}
 print(tokenizer.decode(model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=64)[0]))"""
 _FORGETS = """
@@ -57,7 +57,7 @@ class Peft(Exporter):
 
     def usage(self, folder: Path, base: BaseFiles) -> str:
         auto = "AutoModelForSeq2SeqLM" if base.config.is_encoder_decoder else "AutoModelForCausalLM"
-        text = _USAGE.format(auto=auto, base=base.location, folder=folder, asked=asked(folder / TENSORS))
+        text = _USAGE.format(auto=auto, base=base.location, folder=str(folder), asked=asked(folder / TENSORS))
         window = smallest_window(base.config)
         inserted = read_json(folder / CONFIG)["peft_type"] == "PROMPT_TUNING"
         return text if window is None or inserted else text + _FORGETS.format(window=window)

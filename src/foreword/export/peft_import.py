@@ -69,6 +69,7 @@ def _from_cache(adapter: Adapter, base: Base) -> Prefix:
     token_dim = shape.heads * shape.width
     needed = {"num_layers": shape.layers, "num_attention_heads": shape.heads, "token_dim": token_dim}
     _require_fields(adapter, base, needed)
+    _require_window(adapter, base)
     table = read_table(adapter, adapter.length, 2 * shape.layers * token_dim)
     keys, values = unflattened(table, shape.layers, shape.heads)
     try:
@@ -136,6 +137,16 @@ def _uniform(adapter: Adapter, base: Base) -> _Shape:
         )
     ((heads, width),) = shapes
     return _Shape(layers, heads, width)
+
+
+def _require_window(adapter: Adapter, base: Base) -> None:
+    """Raise `ImportFormatError` for a prefix that PEFT could never use as a whole, and Foreword would."""
+    windows = [slot.sliding_window for slot in base.slots if slot.sliding_window is not None]
+    if windows and adapter.length >= min(windows):
+        raise ImportFormatError(
+            f"{adapter.file}: num_virtual_tokens is {adapter.length:,}, of which PEFT drops what exceeds the window of "
+            f"{min(windows):,} in {base.name}; here all would be seen, which is not what was trained"
+        )
 
 
 def _require_fields(adapter: Adapter, base: Base, needed: dict[str, Any]) -> None:
