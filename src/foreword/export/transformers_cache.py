@@ -6,12 +6,11 @@ embedding: what `DynamicCache.update` takes. Real tokens then stand behind the p
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 
+from foreword.export.asking import asked, metadata_of
 from foreword.export.base import BaseFiles, Exporter
 from foreword.prefix import Prefix
 from foreword.prefix.described import no_cache
@@ -29,10 +28,6 @@ for layer in range(len(tensors) // 2):
 ids = torch.cat([torch.zeros(1, cache.get_seq_length(), dtype=ids.dtype), ids], dim=1)  # places for the prefix
 print(tokenizer.decode(model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache)[0]))"""
 
-_CHAT = """messages = [{"role": "user", "content": "PROMPT"}]
-ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]"""
-_TEXT = """ids = tokenizer({template!r}.format(input="PROMPT"), return_tensors="pt")["input_ids"]"""
-
 
 class TransformersCache(Exporter):
     name = "transformers"
@@ -46,12 +41,7 @@ class TransformersCache(Exporter):
         for layer, (key, value) in enumerate(prefix.slots.values()):
             tensors[f"key.{layer}"] = key.detach().cpu()[None].contiguous().clone()
             tensors[f"value.{layer}"] = value.detach().cpu()[None].contiguous().clone()
-        told = {"template": prefix.record.get("template"), "rendering": prefix.record.get("rendering")}
-        metadata = {"format": "pt", "digest": prefix.digest, "rendering": json.dumps(told)}
-        save_file(tensors, folder / FILE, metadata=metadata)
+        save_file(tensors, folder / FILE, metadata=metadata_of(prefix))
 
     def usage(self, folder: Path, base: BaseFiles) -> str:
-        with safe_open(folder / FILE, "pt") as file:
-            template = json.loads(file.metadata()["rendering"])["template"]
-        asked = _CHAT if template == "chat" else _TEXT.format(template=template or "{input}")
-        return _USAGE.format(base=base.location, file=folder / FILE, asked=asked)
+        return _USAGE.format(base=base.location, file=folder / FILE, asked=asked(folder / FILE))

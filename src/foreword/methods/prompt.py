@@ -17,7 +17,6 @@ places `[V]` of a template.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,14 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from foreword.attach import capture
-from foreword.attach.virtual import tables_of
-from foreword.base.base import Base
+from foreword.base.prompts import insertion_obstacle, prompt_kind
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start, trainable
-from foreword.models.architectures import architecture_of
-from foreword.models.slots import Slot, find_slots
+from foreword.models.slots import Slot
 from foreword.prefix import EMBEDDINGS, KV, Prefix
-from foreword.prefix.kinds import EMBEDDING, SOFTMAX, Kind
+from foreword.prefix.kinds import EMBEDDING
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class PromptProducer(Producer):
     def __init__(self, start: Start) -> None:
         super().__init__()
         self._base, self._initial = start.base, start.prefix
-        self._inserted = kind_of(start.base.model).inserted
+        self._inserted = prompt_kind(start.base.model).inserted
         self.register_buffer("_first", trainable(_require_embeddings(start, self._inserted)), persistent=False)
         self._first: Tensor
         self.embedding = nn.Parameter(self._first.clone())
@@ -76,34 +73,15 @@ class PromptProducer(Producer):
         return Prefix(slots, self._initial.position_offset, self._base.fingerprint, extras=extras)
 
 
-def kind_of(model: Any) -> Kind:
-    """Return the kind of prefix that a prompt is on `model`: `SOFTMAX` or `EMBEDDING`.
-
-    It is `SOFTMAX` if the prompt equals its keys and values. That is so if in every layer each token sees all earlier
-    tokens and no others.
-    """
-    slots = find_slots(model).slots
-    full_attention = all(slot.role == "decoder" and slot.sliding_window is None for slot in slots)
-    return SOFTMAX if full_attention and not architecture_of(model).recurrent else EMBEDDING
-
-
 def _require_embeddings(start: Start, inserted: bool) -> Tensor:
     """Return the embeddings to start from. Raises `ConfigError` if there are none or none can be inserted."""
-    if inserted:
-        _require_insertable(start.base)
+    if inserted and (obstacle := insertion_obstacle(start.base)) is not None:
+        raise ConfigError("method", obstacle)
     if start.embeddings is None:
         raise ConfigError(
             "init", "this start has no input embeddings; use text or vocab, or a prefix made by prompt or ptuning"
         )
     return start.embeddings
-
-
-def _require_insertable(base: Base) -> None:
-    first = base.model.get_submodule(base.model_slots.stacks[0].path)
-    if "input_ids" not in inspect.signature(first.forward).parameters or not tables_of(base.model):
-        raise ConfigError("method", f"a prompt needs token embeddings to stand among; {base.name} takes none")
-    if getattr(base.model.config.get_text_config(), "hidden_size_per_layer_input", 0):
-        raise ConfigError("method", f"{base.name} has input embeddings per layer too; a prompt can't be inserted")
 
 
 def _start(start: Start, options: Any) -> Producer:
@@ -122,5 +100,5 @@ METHOD = Method(
     options=PromptOptions,
     start=_start,
     count=_count,
-    kind=kind_of,
+    kind=prompt_kind,
 )

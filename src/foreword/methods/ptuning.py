@@ -20,9 +20,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from foreword.base.prompts import prompt_kind
 from foreword.errors import ConfigError
 from foreword.methods.base import Method, Producer, Start
-from foreword.methods.prompt import PromptProducer, kind_of
+from foreword.methods.prompt import PromptProducer
 from foreword.models.slots import Slot
 from foreword.settings import check_types
 
@@ -81,5 +82,5 @@ METHOD = Method(
     options=PtuningOptions,
     start=_start,
     count=_count,
-    kind=kind_of,
+    kind=prompt_kind,
 )
