@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from foreword.errors import ForewordError
     from foreword.evaluation import evaluate
     from foreword.prefix import Fingerprint, Prefix
-    from foreword.store import PrefixPool
+    from foreword.store import PrefixPool, Store
     from foreword.training import TrainResult, train
 
 _HOME = {
@@ -32,6 +32,7 @@ _HOME = {
     "ForewordError": "foreword.errors",
     "Prefix": "foreword.prefix",
     "PrefixPool": "foreword.store",
+    "Store": "foreword.store",
     "TrainConfig": "foreword.config",
     "TrainResult": "foreword.training",
     "average": "foreword.base.compose",
@@ -51,6 +52,7 @@ __all__ = [
     "ForewordError",
     "Prefix",
     "PrefixPool",
+    "Store",
     "TrainConfig",
     "TrainResult",
     "__version__",

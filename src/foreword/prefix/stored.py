@@ -101,18 +101,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def encodings_in(path: Path) -> dict[str, Encoded]:
     """Return the encoded tensors of the folder `path` as they are stored, by name. Raises `PrefixFormatError`."""
-    manifest = _read_manifest(path)
-    expected = _expected_tensors(path, manifest)
+    expected = _expected_tensors(path, _read_manifest(path))
     encoded = {name: spec for name, spec in expected.items() if "encoding" in spec}
-    if not encoded:
-        return {}
-    found = tensors_of(files_of(path).read(TENSORS, MOST)).tensors
-    return {
-        name: Encoded(
-            spec["encoding"], {part.removeprefix(f"{name}."): found[part] for part in stored_specs(name, spec)}
-        )
-        for name, spec in encoded.items()
-    }
+    found = tensors_of(files_of(path).read(TENSORS, MOST)).tensors if encoded else {}
+    encodings = {}
+    for name, spec in encoded.items():
+        parts = {part.removeprefix(f"{name}."): found[part] for part in stored_specs(name, spec)}
+        encodings[name] = Encoded(spec["encoding"], parts)
+    return encodings
 
 
 def steadily(path: Path, read: Callable[[], T]) -> T:

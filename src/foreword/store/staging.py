@@ -73,8 +73,8 @@ def _copy(source: Path, folder: Path) -> None:
     loaded, beside = Prefix.load(source), source.absolute().parent
     if (beside / "lora").is_dir():
         raise PrefixError(
-            f"{source} was trained together with {beside / 'lora'}; a version holds a prefix alone, and this one is not "
-            "complete without its LoRA"
+            f"{source} was trained together with {beside / 'lora'}; a version holds a prefix alone, and "
+            "this one is not complete without its LoRA"
         )
     if read_manifest(source)["version"] == VERSION and public_prefix(loaded) == loaded:
         (folder / PREFIX).mkdir()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foreword import status
-from foreword.errors import ConfigError, PrefixFormatError
+from foreword.errors import ConfigError, PrefixFormatError, TagConflictError
 from foreword.files import cache_folder, new_folder
 from foreword.versions import tags as tag_objects
 from foreword.versions.checking import problems_in
@@ -123,7 +123,7 @@ class RemotePlace(Place):
         if expected is ANYTHING:
             self._objects.write(*parts, data=data)
         elif not self._objects.swap(*parts, data=data, before=before):
-            require_expected(tag, "by another writer", expected)
+            raise TagConflictError(f"{tag.name}@{tag.tag} was moved by another writer meanwhile; look and try again")
         self._version_file(tag.name, tag.digest)  # a collection that came between puts it back, or it is gone
 
     def remove_tag(self, name: str, tag: str) -> None:
