@@ -52,6 +52,7 @@ def test_what_may_change_when_a_run_goes_on() -> None:
         "max_bad_rows",
         "shard_base",
         "samples",
+        "store",
     }
 
 

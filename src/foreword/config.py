@@ -96,9 +96,7 @@ class TrainConfig(DataConfig):
         96, group=DATA, of_data=True, least=1, most=MOST_COUNT,
         help="How many of the held-out rows are used, the first; null: all.",
     )  # fmt: skip
-    method: str = setting(
-        "direct", group=METHOD, help="How the prefix is parameterised; foreword methods lists the ways."
-    )
+    method: str = setting("direct", group=METHOD, help="How the prefix is parameterised; see foreword methods.")
     length: int = setting(32, group=METHOD, least=1, most=MOST_TOKENS, help="Virtual tokens.")
     options: Mapping[str, Any] = setting(
         factory=dict, group=METHOD, flag="--option", metavar="NAME=VALUE",
@@ -131,10 +129,9 @@ class TrainConfig(DataConfig):
         "names (labels), of words' mean embedding (mean), noise like the base's own (random), or a saved prefix.",
     )  # fmt: skip
     init_text: str | None = setting(
-        group=START,
-        help="The text, or the words for vocab and mean. Without it: the first training rows, or frequent words.",
+        group=START, help="The text, or the words for vocab and mean. Without it: first rows, or frequent words."
     )
-    init_prefix: str | None = setting(group=START, help="With init prefix: the folder of the prefix to go on from.")
+    init_prefix: str | None = setting(group=START, help="With init prefix: its folder, or team/task of the store.")
     steps: int | None = setting(
         group=STEPS, worked_out=True, least=1, most=MOST_COUNT,
         help="Optimizer steps. Without it: as many as epochs over the data.",
@@ -208,6 +205,7 @@ class TrainConfig(DataConfig):
     output: str | None = setting(
         group=SAVING, free_on_resume=True, help="Run folder. Without it: a new numbered one in runs/."
     )
+    store: str | None = setting(group=SAVING, free_on_resume=True, help="team/task in the store, for what is trained.")
     resume: str | None = setting(
         group=SAVING, free_on_resume=True, help="Run folder or checkpoint to go on from, with its settings."
     )
@@ -230,7 +228,9 @@ class TrainConfig(DataConfig):
 class EvalConfig(DataConfig):
     """One evaluation; docs/settings.md lists every setting."""
 
-    prefix: str | None = setting(group=MEASURE, help="A saved prefix's folder. Without it: the plain base.")
+    prefix: str | None = setting(
+        group=MEASURE, help="A saved prefix's folder, or team/task. Without it: the plain base."
+    )
     head: str | None = setting(
         group=MEASURE,
         help="A trained head (run/head, or run/head:name of a mixture). Without it: the one beside the prefix.",
@@ -255,7 +255,7 @@ class CompressConfig(DataConfig):
     prefix's record.
     """
 
-    prefix: str = setting("", group=PICK, flag=None, help="A saved prefix's folder.")
+    prefix: str = setting("", group=PICK, flag=None, help="A saved prefix's folder, or team/task of the store.")
     validation: str | None = setting(
         group=DATA, of_data=True, help="Rows to measure on. Without it: those that training held out of the data."
     )

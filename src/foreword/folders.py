@@ -166,7 +166,10 @@ def _made(target: Path, kind: str, make: Callable[[Path], int]) -> tuple[Path, i
 
 def _make_folder(path: Path) -> int:
     os.mkdir(path, 0o777)
-    return os.open(path, os.O_RDONLY)
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError as error:  # someone who clears up came between: another name is tried
+        raise FileExistsError(str(error)) from error
 
 
 def _make_file(path: Path) -> int:

@@ -13,6 +13,7 @@ from foreword.base.chat import render_chat
 from foreword.config import MOST_TOKENS
 from foreword.errors import ConfigError
 from foreword.plain import shown, text_problem
+from foreword.prefix.records import recorded_template
 
 CHAT = "chat"  # the name that a record has for the tokenizer's own chat template
 _MARK = "\u241f"
@@ -192,6 +193,14 @@ def named_fields(template: str | None, input_field: str = "input") -> list[str]:
         return []
     names = list(dict.fromkeys(fields_of(template)))
     return [] if names == [input_field] else names
+
+
+def recorded_fields(record: Mapping[str, Any]) -> list[str]:
+    """Return the fields that a record's template names; [] if it can't be used or names the input only."""
+    try:
+        return named_fields(recorded_template(record))
+    except ConfigError:
+        return []
 
 
 def uses_chat(tokenizer: Any, template: str | None) -> bool:

@@ -24,6 +24,10 @@ def command(
     prefix: common.SavedPrefix,
     output: Annotated[str, typer.Option("--output", help="A new folder for what is written.")],
     to: Annotated[str, typer.Option("--to", help="The format; --list shows those there are.")] = "transformers",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="The base. Default: that of the prefix."),
+    ] = None,
     listed: Annotated[
         bool, typer.Option("--list", callback=_list, is_eager=True, help="List the formats and stop.")
     ] = False,
@@ -37,8 +41,21 @@ def command(
     from foreword.export import export_prefix
     from foreword.prefix import Prefix
 
-    usage = export_prefix(Prefix.load(prefix_folder(prefix)), to, output)
+    folder = prefix_folder(prefix)
+    usage = export_prefix(Prefix.load(folder), to, output, _base(model, folder))
     if json:
         common.print_json({"prefix": prefix, "to": to, "output": output, "usage": usage})
     else:
         common.out().print(f"written  {output}\n\n{usage}", soft_wrap=True)
+
+
+def _base(model: str | None, folder: str) -> str | None:
+    """Return the base that is named, or that the prefix tells; None if it tells one that is not there."""
+    from foreword.errors import ConfigError
+
+    try:
+        return common.model_for(model, folder)
+    except ConfigError:
+        if model is not None:
+            raise
+        return None

@@ -35,13 +35,17 @@ class Verb(TyperCommand):
     context_class = _Context
 
 
-class Verbs(TyperGroup):
-    """A group of commands with such help, the first of which is meant where none is named."""
+class Group(TyperGroup):
+    """A group of commands with such help, in their own order."""
 
     context_class = _Context
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
+
+
+class Verbs(Group):
+    """A group whose first command is meant where none is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):

@@ -22,11 +22,13 @@ from foreword.cli import (
     evaluate,
     export,
     generate,
+    importing,
     live,
     methods,
     runs,
     show,
     slots,
+    store,
     train,
 )
 from foreword.cli.helping import Verb
@@ -54,12 +56,14 @@ app.command("chat")(chat.command)
 app.command("eval")(evaluate.command)
 app.command("compress")(compress.command)
 app.command("export")(export.command)
+app.command("import")(importing.command)
 app.command("slots")(slots.command)
 app.command("show")(show.command)
 app.command("methods")(methods.command)
 app.command("doctor")(doctor.command)
 app.add_typer(runs.app, name="runs")
-for verb in (*app.registered_commands, *runs.app.registered_commands):
+app.add_typer(store.app, name="store")
+for verb in (*app.registered_commands, *runs.app.registered_commands, *store.app.registered_commands):
     verb.cls = Verb
 
 
@@ -74,16 +78,16 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
-    store: Annotated[
+    place: Annotated[
         str | None,
         typer.Option("--store", help="The store of prefixes: a folder or an fsspec URL. Default: $FOREWORD_STORE."),
     ] = None,
 ) -> None:
     """Train, measure and run learned prefixes on frozen language models."""
-    if store is not None:
+    if place is not None:
         from foreword.versions.finding import using_store
 
-        common.hold(using_store(store))
+        common.hold(using_store(place))
 
 
 def run() -> None:

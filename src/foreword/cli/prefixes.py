@@ -26,11 +26,16 @@ def prefix_folder(path: str) -> str:
     return common.hold(located(path))
 
 
-def how_to_use(folder: str, record: Mapping[str, Any], data: str | None = None) -> str:
-    """Return a command that works when it is pasted. data: a file of rows, for what has a trained head."""
+def how_to_use(folder: str, record: Mapping[str, Any], data: str | None = None, called: str | None = None) -> str:
+    """Return a command that works when it is pasted.
+
+    data: a file of rows, for what has a trained head. called: what the user calls the prefix; None: its folder.
+    """
+    from foreword.base.rendering import recorded_fields
     from foreword.store.usage import generate_command
 
-    return generate_command(folder, record, head=(Path(folder).absolute().parent / "head").is_dir(), data=data)
+    head = (Path(folder).absolute().parent / "head").is_dir()
+    return generate_command(called or folder, recorded_fields(record), head=head, data=data)
 
 
 class Prefixes:

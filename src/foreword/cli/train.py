@@ -9,7 +9,7 @@ import typer
 
 from foreword.cli import common, live
 from foreword.cli.flags import pairs, values, with_flags
-from foreword.cli.prefixes import how_to_use, prefix_folder
+from foreword.cli.prefixes import how_to_use
 from foreword.config import TrainConfig
 from foreword.extras import installed
 
@@ -67,8 +67,6 @@ def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
     if newer := sorted(set(saved) - set(known)):
         common.note(f"the run has settings of another version, which are ignored: {', '.join(newer)}")
     given = known | values | flags
-    if isinstance(start := given.get("init_prefix"), str):
-        given["init_prefix"] = prefix_folder(start)
     return build(TrainConfig, given, run or "flags")
 
 
@@ -135,5 +133,7 @@ def _report(result: TrainResult, config: TrainConfig, as_json: bool) -> None:
         if part.is_dir():
             console.print(f"{label}     {part}", soft_wrap=True)
     console.print(f"curves   {_curves(result.run)}", soft_wrap=True)
+    if config.store is not None:
+        console.print(f"stored   {config.store}")
     use = how_to_use(str(folder), result.prefix.record, config.validation or config.data)
     console.print(f"use it   {use}", soft_wrap=True)

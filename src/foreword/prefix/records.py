@@ -23,7 +23,7 @@ from foreword.settings import defaults, free_on_resume
 
 RUN_CONFIG = "config.json"  # of the run folder that a prefix lies in
 _SOURCES = ("data", "validation")
-_LEFT_OUT = ("output", "resume", "trackers")
+_LEFT_OUT = ("output", "store", "resume", "trackers")
 # Settings that are kept as they are. Of others only numbers, truth values and None are, also of settings that are not
 # known here, so that a new setting with a path in it is left out.
 _KEPT = {

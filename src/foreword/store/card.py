@@ -25,7 +25,7 @@ def card(facts: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     sections = {
         "What it is for": _purpose(facts),
         "What it was measured on": _measured(facts),
-        "How to run it": _running(facts, record),
+        "How to run it": _running(facts),
         "How it was made": _made(facts, record),
         "Limits": _LIMITS,
     }
@@ -67,8 +67,8 @@ def _measured(facts: Mapping[str, Any]) -> str:
     return f"{where}\n\n| metric | value |\n|---|---|\n{rows}"
 
 
-def _running(facts: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    command = generate_command(facts["name"], record, head=bool(facts.get("head")))
+def _running(facts: Mapping[str, Any]) -> str:
+    command = generate_command(facts["name"], facts.get("fields") or (), head=bool(facts.get("head")))
     return (
         f"```bash\npip install foreword\n{command}\n```\n\n```python\nimport foreword\n\n"
         f"base = foreword.load({_source(facts)!r})\nprefix = foreword.Prefix.load({facts['name']!r})\n"

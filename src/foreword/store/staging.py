@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from foreword.base.rendering import recorded_fields
 from foreword.errors import ConfigError, PrefixError, PrefixFormatError
 from foreword.files import Unreadable, read_json, write_text
 from foreword.prefix import Prefix
@@ -116,6 +117,7 @@ def _facts(folder: Path, name: str, about: About) -> dict[str, Any]:
         "task": _task(head) or config.get("task"),
         "head": True if head else None,
         "template": record.get("template"),
+        "fields": recorded_fields(record),
         "data": record.get("data"),
         "metrics": metrics,
         "licence": about.licence,

@@ -42,7 +42,7 @@ class Store:
 
         >>> store = foreword.Store("prefixes")
         >>> version = store.add(prefix, "demo/summary", metrics={"bleu": 12.5})
-        >>> store.tag("demo/summary", "prod")
+        >>> digest = store.tag("demo/summary", "prod")
         >>> store.load("demo/summary@prod").digest == prefix.digest
         True
 

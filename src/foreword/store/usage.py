@@ -1,27 +1,20 @@
-"""The command that runs a prefix."""
+"""The command that runs a prefix. Nothing here imports PyTorch."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
-
-from foreword.base.rendering import named_fields
-from foreword.errors import ConfigError
-from foreword.prefix.records import recorded_template
+from collections.abc import Sequence
 
 
-def generate_command(prefix: str, record: Mapping[str, Any], *, head: bool = False, data: str | None = None) -> str:
+def generate_command(prefix: str, fields: Sequence[str], *, head: bool = False, data: str | None = None) -> str:
     """Return a command that works when it is pasted.
 
-    prefix: a folder or a reference. head: it has a trained head, so it answers rows. data: a file of such rows.
+    prefix: a folder or a reference. fields: those that its template names. head: it has a trained head, so it answers
+    rows. data: a file of such rows.
     """
     if head:
         return f"foreword eval --prefix {shlex.quote(prefix)} --data {shlex.quote(data or 'FILE')}"
-    names: list[str] = []
-    with suppress(ConfigError):  # a template that can't be used
-        names = named_fields(recorded_template(record))
-    asked = json.dumps({name: f"your {name}" for name in names}, ensure_ascii=False) if len(names) > 1 else "your input"
+    named = {name: f"your {name}" for name in fields}
+    asked = json.dumps(named, ensure_ascii=False) if len(named) > 1 else "your input"
     return f"foreword generate --prefix {shlex.quote(prefix)} {shlex.quote(asked)}"

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from foreword.training.processes import Processes
 from foreword.training.result import TrainResult
 from foreword.training.resuming import DATE, rendering_date, require_inputs, with_saved_settings
 from foreword.training.rows import RowBatches, RunRows, digest, load_rows, task_of
+from foreword.training.storing import require_store, store_result
 from foreword.training.trained import Trained
 
 MOST_STEPS = 10**12  # at a thousand a second, thirty years
@@ -116,6 +118,7 @@ def _trained(
     processes.wait()
     if ready.config.train != "prefix":
         restore_lora(base, folder.lora)
+    processes.write(partial(store_result, ready.config, folder.path))
     return _result(loop, folder, ready.initial, observer)
 
 
@@ -160,6 +163,7 @@ def _check(method: Method, base: Base, config: TrainConfig) -> None:
     method.parse_options(config.options)
     get_objective(config.objective)
     check_trackers(config.trackers)
+    require_store(config)
     if config.train != "prefix":
         lora_parameters(base.model)
 
