@@ -24,6 +24,7 @@ from foreword.cli import (
     generate,
     live,
     methods,
+    run_llamacpp,
     show,
     slots,
     train,
@@ -53,6 +54,7 @@ app.command("chat")(chat.command)
 app.command("eval")(evaluate.command)
 app.command("compress")(compress.command)
 app.command("export")(export.command)
+app.command("run-llamacpp")(run_llamacpp.command)
 app.command("slots")(slots.command)
 app.command("show")(show.command)
 app.command("methods")(methods.command)
