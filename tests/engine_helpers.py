@@ -87,14 +87,23 @@ def call(port: int, path: str, body: Any = None) -> tuple[int, Any]:
 
 
 @contextmanager
-def serving(model: Path, slots: Path, *more: str) -> Iterator[Server]:
-    """A llama-server with a float32 cache on `model`, with `slots` as its folder of slots."""
+def serving(model: Path, slots: Path, *more: str, flash: bool = True) -> Iterator[Server]:
+    """A llama-server with a float32 cache on `model`, with `slots` as its folder of slots. flash: flash attention."""
     command, port = llama_server(), free_port()
     options = ["--model", str(model), "--slot-save-path", str(slots), "--port", str(port), "--cache-ram", "0"]
-    options += ["--flash-attn", "on", "--ctx-size", "1024", "--threads", "1", "--cache-type-k", "f32"]
+    options += [
+        "--flash-attn",
+        "on" if flash else "off",
+        "--ctx-size",
+        "1024",
+        "--threads",
+        "1",
+        "--cache-type-k",
+        "f32",
+    ]
     with (slots.parent / "server.log").open("wb") as log:
         started = subprocess.Popen(
-            [*command.line, *options, "--cache-type-v", "f32", *more],
+            [*command.line, *options, "--ctx-size", "1024", "--threads", "1", *more],
             env={**os.environ, **command.environment},
             stdout=log,
             stderr=subprocess.STDOUT,

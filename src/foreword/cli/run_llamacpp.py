@@ -31,6 +31,10 @@ def command(
     ctx_size: Annotated[
         int, typer.Option("--ctx-size", min=16, help="Tokens of a prefix, its prompt and its answer together.")
     ] = 4096,
+    flash_attention: Annotated[
+        bool,
+        typer.Option("--flash-attention/--no-flash-attention", help="Without it, CPU answers are nearer to PyTorch's."),
+    ] = True,
     server_options: Annotated[
         str, typer.Option("--server-options", help="Further options of llama-server, as one text.")
     ] = "",
@@ -55,7 +59,7 @@ def command(
     from foreword.prefix import Prefix
 
     known = Prefixes(prefix or [])
-    plan = Plan(found, model_file, host, port, cache_type, parallel, ctx_size, tuple(options))
+    plan = Plan(found, model_file, host, port, cache_type, parallel, ctx_size, flash_attention, tuple(options))
     loaded = {name: Prefix.load(known.paths[path]) for name, path in known.names.items()}
     base = BaseFiles(common.model_for(model, known.first) if model or loaded else str(model_file))
     serve(plan, loaded, base, _ready)

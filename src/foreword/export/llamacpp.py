@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -94,25 +96,8 @@ class LlamaCpp(Exporter):
         return _unlike(base.config.get_text_config(), LAYOUTS[kind])
 
     def write(self, prefix: Prefix, base: BaseFiles, folder: Path) -> None:
-        layout, alias = LAYOUTS[prefix.base.model_type], alias_of(prefix.digest, prefix.length, base.tokenizer)
-        caches = _caches(prefix, layout)
-        files = []
-        for version in VERSIONS:
-            for dtype in TYPES:
-                name = slot_file(version, dtype)
-                (folder / name).write_bytes(state(alias.ids, caches, version, dtype))
-                files.append({"file": name, "version": version, "type": dtype})
-        facts = {
-            "format": "foreword llamacpp 1",
-            "alias": {"text": alias.text, "ids": list(alias.ids)},
-            "length": prefix.length,
-            "files": files,
-            "architecture": layout.name,
-            "swa_full": layout.windows is not None,
-            "base": prefix.base.source,
-            "template": recorded_template(prefix.record),
-            "digest": prefix.digest,
-        }
+        facts = write_slots(prefix, base, folder)
+        alias = Alias(tuple(facts["alias"]["ids"]), facts["alias"]["text"])
         _write(folder / FACTS, facts)
         _write(folder / REQUEST, request(alias, _prompt(prefix, base)))
 
@@ -144,9 +129,35 @@ curl http://127.0.0.1:8081/completion -d @{request}
 _WHOLE = "# Without --swa-full the server drops the prefix and says nothing: the base has sliding windows.\n"
 
 
-def slot_file(version: int, dtype: str) -> str:
-    """Return the name of a slot's file. version: of llama.cpp's format. dtype: of the server's cache."""
-    return f"slot-v{version}-{dtype}.bin"
+def slot_file(version: int, dtype: str, flash: bool = True) -> str:
+    """Return the name of a slot's file; see `llamacpp_state.state`."""
+    return f"slot-v{version}-{dtype}{'' if flash else '-transposed'}.bin"
+
+
+def write_slots(
+    prefix: Prefix, base: BaseFiles, folder: Path, types: Sequence[str] = tuple(TYPES), flash: bool = True
+) -> dict[str, Any]:
+    """Write the slot of `prefix` in every version of the format, and return the facts that `prefix.json` tells.
+
+    types: of the server's cache. flash: whether the server uses flash attention. Raises `ExportError`.
+    """
+    layout, alias = LAYOUTS[prefix.base.model_type], alias_of(prefix.digest, prefix.length, base.tokenizer)
+    caches, files = _caches(prefix, layout), []
+    for version, dtype in product(VERSIONS, types):
+        name = slot_file(version, dtype, flash)
+        (folder / name).write_bytes(state(alias.ids, caches, version, dtype, flash))
+        files.append({"file": name, "version": version, "type": dtype})
+    return {
+        "format": "foreword llamacpp 1",
+        "alias": {"text": alias.text, "ids": list(alias.ids)},
+        "length": prefix.length,
+        "files": files,
+        "architecture": layout.name,
+        "swa_full": layout.windows is not None,
+        "base": prefix.base.source,
+        "template": recorded_template(prefix.record),
+        "digest": prefix.digest,
+    }
 
 
 def request(alias: Alias, prompt: str) -> dict[str, Any]:

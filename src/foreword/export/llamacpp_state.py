@@ -2,7 +2,7 @@
 
 Little-endian. A head (magic, version, token ids), then a part for each of llama.cpp's caches: one, or with sliding
 windows two, that of the layers with full attention first. A part has its cells (position, sequence) and then, layer by
-layer, rows of keys `[cells, heads · width]`, and in the same way the values.
+layer, rows of keys `[cells, heads · width]`, and in the same way the values, or their transposes.
 """
 
 from __future__ import annotations
@@ -29,31 +29,41 @@ def interleaved(key: Array) -> Array:
     return halves.swapaxes(-1, -2).reshape(key.shape)
 
 
-def state(tokens: Sequence[int], caches: Sequence[Sequence[Layer]], version: int, dtype: str) -> bytes:
+def state(
+    tokens: Sequence[int], caches: Sequence[Sequence[Layer]], version: int, dtype: str, flash: bool = True
+) -> bytes:
     """Return the file. tokens: one id for each cell. caches: the layers of each of llama.cpp's caches, in order.
 
-    dtype: f32 or f16, as the server's cache. Raises `ExportError` for a number that the type can't hold.
+    dtype: f32 or f16, as the server's cache. flash: whether the server uses flash attention; without it, it keeps
+    values transposed. Raises `ExportError` for a number that the type can't hold.
     """
     head = struct.pack("<III", MAGIC, version, len(tokens)) + np.asarray(tokens, "<i4").tobytes()
-    return b"".join((head, *(part for layers in caches for part in _cache(len(tokens), layers, version, dtype))))
+    parts = (part for layers in caches for part in _cache(len(tokens), layers, version, dtype, flash))
+    return b"".join((head, *parts))
 
 
-def _cache(cells: int, layers: Sequence[Layer], version: int, dtype: str) -> Iterator[bytes]:
+def _cache(cells: int, layers: Sequence[Layer], version: int, dtype: str, flash: bool) -> Iterator[bytes]:
     yield struct.pack("<II", 1, cells)  # one stream
     yield b"".join(struct.pack("<iIi", position, 1, 0) for position in range(cells))
-    yield struct.pack("<II", 0, len(layers))  # values are not transposed, as with flash attention
+    yield struct.pack("<II", int(not flash), len(layers))
     if version >= 4:
         yield struct.pack("<II", 0, 0)  # neither keys nor values are rotated, as those of quantised caches are
-    for part in range(2):
-        for layer in layers:
-            yield _rows(layer[part], dtype)
+    number, _, size = TYPES[dtype]
+    for key, _ in layers:
+        yield struct.pack("<iQ", number, size * key.shape[0] * key.shape[2]) + _rows(key, dtype).tobytes()
+    for _, value in layers:
+        width, rows = value.shape[0] * value.shape[2], _rows(value, dtype)
+        if flash:
+            yield struct.pack("<iQ", number, size * width) + rows.tobytes()
+        else:
+            yield struct.pack("<iII", number, size, width) + rows.T.tobytes()
 
 
-def _rows(states: Array, dtype: str) -> bytes:
-    number, kind, size = TYPES[dtype]
+def _rows(states: Array, dtype: str) -> NDArray[Any]:
+    """Return `[heads, cells, width]` as `[cells, heads · width]` in `dtype`."""
     heads, cells, width = states.shape
     with np.errstate(over="ignore"):
-        rows: NDArray[Any] = states.transpose(1, 0, 2).reshape(cells, heads * width).astype(kind)
+        rows: NDArray[Any] = states.transpose(1, 0, 2).reshape(cells, heads * width).astype(TYPES[dtype][1])
     if not np.isfinite(rows).all():
-        raise ExportError(f"a key or value is larger than {dtype} can hold; llama.cpp's default cache is {dtype}")
-    return struct.pack("<iQ", number, heads * width * size) + rows.tobytes()
+        raise ExportError(f"a key or value is larger than {dtype} can hold, the type of llama.cpp's cache")
+    return rows

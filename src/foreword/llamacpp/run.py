@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +13,8 @@ from typing import Any
 from foreword import status
 from foreword.errors import ConfigError, ExportError
 from foreword.export import BaseFiles
-from foreword.export.llamacpp import FACTS, LlamaCpp, slot_file
-from foreword.export.llamacpp_state import TYPES, VERSIONS
+from foreword.export.llamacpp import LlamaCpp, write_slots
+from foreword.export.llamacpp_state import TYPES
 from foreword.llamacpp.front import Front
 from foreword.llamacpp.questions import Prompts
 from foreword.llamacpp.server import Command, LlamaServer
@@ -28,7 +27,8 @@ from foreword.prefix.records import recorded_config, recorded_template
 class Plan:
     """model_file: a GGUF of the prefixes' base. cache_type: f16 or f32, of the KV cache. slots: requests at a time.
 
-    room: tokens of a prefix, its prompt and its answer. options: further ones of llama-server.
+    room: tokens of a prefix, its prompt and its answer. flash: use flash attention. options: further ones of
+    llama-server.
     """
 
     command: Command
@@ -38,6 +38,7 @@ class Plan:
     cache_type: str = "f16"
     slots: int = 2
     room: int = 4096
+    flash: bool = True
     options: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -60,13 +61,14 @@ def serve(plan: Plan, prefixes: Mapping[str, Prefix], base: BaseFiles, ready: Ca
     if BASE in prefixes:
         raise ConfigError("--prefix", f"none can be called {BASE}: that is the plain base; rename its folder")
     with TemporaryDirectory(prefix="foreword-llamacpp-") as folder:
-        exported = {
-            name: _export(prefix, base, Path(folder), number) for number, (name, prefix) in enumerate(prefixes.items())
-        }
-        swa_full = any(facts["swa_full"] for facts in exported.values())
-        log = Path(folder) / "server.log"
-        with LlamaServer(plan.command, _options(plan, Path(folder), swa_full), log) as server:
-            served = {name: _served(server, prefixes[name], base, facts, plan) for name, facts in exported.items()}
+        slots = Path(folder)
+        exported = {}
+        for number, (name, prefix) in enumerate(prefixes.items()):
+            status.doing("exporting prefixes", number, len(prefixes))
+            exported[name] = _export(prefix, base, slots, number, plan)
+        options = _options(plan, slots, any(facts["swa_full"] for facts in exported.values()))
+        with LlamaServer(plan.command, options, slots / "server.log") as server:
+            served = {name: _served(server, prefixes[name], base, facts) for name, facts in exported.items()}
             served[BASE] = Served(Prompts(base.tokenizer, None, raw=True))
             serving = Serving(server, served, plan.slots, plan.room)
             with Front(plan.host, plan.port, serving) as front:
@@ -89,29 +91,30 @@ def _listen(front: Front, server: LlamaServer, ready: Callable[[str], None]) -> 
 def _options(plan: Plan, folder: Path, swa_full: bool) -> list[str]:
     """Return llama-server's command line. One KV cache for all slots; no other caches, which could hold an alias."""
     options = ["--model", str(plan.model_file), "--slot-save-path", str(folder), "--parallel", str(plan.slots)]
-    options += ["--kv-unified", "--ctx-size", str(plan.room * plan.slots), "--cache-ram", "0", "--flash-attn", "on"]
+    options += ["--kv-unified", "--ctx-size", str(plan.room * plan.slots), "--cache-ram", "0"]
+    options += ["--flash-attn", "on" if plan.flash else "off"]
     options += ["--cache-type-k", plan.cache_type, "--cache-type-v", plan.cache_type, "--no-webui"]
     return [*options, *(["--swa-full"] if swa_full else []), *plan.options]
 
 
-def _export(prefix: Prefix, base: BaseFiles, folder: Path, number: int) -> dict[str, Any]:
-    """Write the files of a prefix into `folder`, with its number before their names. Returns its facts."""
-    status.doing(f"exporting prefix {number + 1}")
-    exporter = LlamaCpp()
-    if (reason := exporter.refusal(prefix, base)) is not None:
+def _export(prefix: Prefix, base: BaseFiles, slots: Path, number: int, plan: Plan) -> dict[str, Any]:
+    """Write the slots of a prefix into the folder `slots`, which llama-server reads no folders within.
+
+    Returns its facts, with the names of its files, the newest version first.
+    """
+    if (reason := LlamaCpp().refusal(prefix, base)) is not None:
         raise ExportError(f"the prefix can't be exported to llamacpp: {reason}")
-    inner = folder / f"prefix-{number}"
+    inner = slots / str(number)
     inner.mkdir()
-    exporter.write(prefix, base, inner)
-    for entry in inner.glob("slot-*"):
-        entry.rename(folder / f"{number}-{entry.name}")
-    facts: dict[str, Any] = json.loads((inner / FACTS).read_text(encoding="utf-8"))
-    return facts | {"number": number}
+    facts = write_slots(prefix, base, inner, (plan.cache_type,), plan.flash)
+    names = [entry["file"] for entry in reversed(facts["files"])]
+    for name in names:
+        (inner / name).rename(slots / f"{number}-{name}")
+    return facts | {"names": [f"{number}-{name}" for name in names]}
 
 
-def _served(server: LlamaServer, prefix: Prefix, base: BaseFiles, facts: Mapping[str, Any], plan: Plan) -> Served:
-    files = [f"{facts['number']}-{slot_file(version, plan.cache_type)}" for version in reversed(VERSIONS)]
+def _served(server: LlamaServer, prefix: Prefix, base: BaseFiles, facts: Mapping[str, Any]) -> Served:
     field = recorded_config(prefix.record).get("input_field")
     template = recorded_template(prefix.record)
     prompts = Prompts(base.tokenizer, template, field if isinstance(field, str) else "input")
-    return Served(prompts, tuple(facts["alias"]["ids"]), slot_that_fits(server, files, prefix.length))
+    return Served(prompts, tuple(facts["alias"]["ids"]), slot_that_fits(server, facts["names"], prefix.length))

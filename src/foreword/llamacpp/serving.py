@@ -159,7 +159,7 @@ def _used(found: Mapping[str, Any], served: Served, slot: int) -> bool:
         return True
     timings = found.get("timings")
     cached = timings.get("cache_n") if isinstance(timings, dict) else None
-    return cached == len(served.alias) and found.get("id_slot", slot) == slot
+    return cached == len(served.alias) and found.get("id_slot", slot) in (slot, -1)  # -1: not told in a stream
 
 
 def _piece(event: Mapping[str, Any], served: Served) -> Piece:
