@@ -91,16 +91,7 @@ def serving(model: Path, slots: Path, *more: str, flash: bool = True) -> Iterato
     """A llama-server with a float32 cache on `model`, with `slots` as its folder of slots. flash: flash attention."""
     command, port = llama_server(), free_port()
     options = ["--model", str(model), "--slot-save-path", str(slots), "--port", str(port), "--cache-ram", "0"]
-    options += [
-        "--flash-attn",
-        "on" if flash else "off",
-        "--ctx-size",
-        "1024",
-        "--threads",
-        "1",
-        "--cache-type-k",
-        "f32",
-    ]
+    options += ["--flash-attn", "on" if flash else "off", "--cache-type-k", "f32", "--cache-type-v", "f32"]
     with (slots.parent / "server.log").open("wb") as log:
         started = subprocess.Popen(
             [*command.line, *options, "--ctx-size", "1024", "--threads", "1", *more],
