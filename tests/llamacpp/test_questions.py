@@ -79,11 +79,7 @@ def test_prompts_that_cannot_be_rendered_are_refused() -> None:
         ("message 1 must be an object", ["x"], True),
         ("role 'robot' is not known", [{"role": "robot", "content": "x"}], True),
         ("must not end with the assistant's", [said], True),
-        (
-            "there are 3 messages, but this prefix",
-            [{"role": "user", "content": "x"}, said, said | {"role": "user"}],
-            True,
-        ),
+        ("there are 3 messages, but this prefix", [user, said, user], True),
     ):
         with pytest.raises(Unanswered, match=reason):
             ids(prompts, asked, chat)
