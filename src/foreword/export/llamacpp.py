@@ -118,7 +118,7 @@ class LlamaCpp(Exporter):
 
 
 _USAGE = """{server}
-curl http://127.0.0.1:8081/slots/0?action=restore -d '{{"filename": "{slot}"}}'
+curl 'http://127.0.0.1:8081/slots/0?action=restore' -d '{{"filename": "{slot}"}}'
 curl http://127.0.0.1:8081/completion -d @{request}
 
 # Put your prompt in the place of PROMPT in {request}.
