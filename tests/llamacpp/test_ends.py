@@ -121,5 +121,11 @@ def test_a_server_is_found_or_the_text_says_how(tmp_path, monkeypatch, capsys) -
         LlamaServer(server_command(), [], tmp_path / "log"),
     ):
         pass
+    program.write_text("#!/bin/sh\nkill -ILL $$\n")
+    with (
+        pytest.raises(EngineError, match="with code -4, since it was built for another processor"),
+        LlamaServer(server_command(), [], tmp_path / "log"),
+    ):
+        pass
     assert execute(["run-llamacpp", "--model-file", str(tmp_path / "no"), "--server-options", "'"]) == 2
     assert "--server-options: can't be split" in capsys.readouterr().err

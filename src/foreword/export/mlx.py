@@ -66,21 +66,17 @@ class Mlx(Exporter):
     def usage(self, folder: Path, base: BaseFiles) -> str:
         with safe_open(folder / FILE, "pt") as file:
             template = json.loads(file.metadata()["0.foreword_template"])
-            kind = str(file.get_tensor("0.0").dtype).removeprefix("torch.")
         chat = template == "chat" or (template is None and base.tokenizer.chat_template is not None)
         asked = _CHAT if chat else _TEXT.format(template=template or "{input}")
-        return _USAGE.format(
-            base=base.location, config=top_level(base.config), file=str(folder / FILE), asked=asked, kind=kind
-        )
+        return _USAGE.format(base=base.location, config=top_level(base.config), file=str(folder / FILE), asked=asked)
 
 
-_USAGE = """import mlx.core as mx
-from mlx_lm import generate, load
+_USAGE = """from mlx_lm import generate, load
 from mlx_lm.models.cache import load_prompt_cache
 
 # mlx-lm reads these at the top of config.json, where Transformers 5 no longer writes them
 model, tokenizer = load({base!r}, model_config={config!r})
-model.set_dtype(mx.{kind})  # as the prefix; leave it out to keep the dtype of the weights
+# model.set_dtype(mx.float32), after import mlx.core as mx, computes in float32, as Foreword does by default
 cache = load_prompt_cache({file!r})  # load it anew for each prompt: generation writes into it
 {asked}
 print(generate(model, tokenizer, ids, prompt_cache=cache, max_tokens=64))"""

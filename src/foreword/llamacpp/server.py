@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -132,8 +133,8 @@ class LlamaServer:
 
     def require_alive(self) -> None:
         """Raise `EngineError` with the last of its log if the process has ended."""
-        if (code := self._process.poll()) is not None:
-            raise EngineError(f"llama-server has ended with code {code}: {self._last_lines()}")
+        if self._process.poll() is not None:
+            raise self._ended()
 
     def ask(self, path: str, body: Any) -> Any:
         """Return the JSON of the answer to a POST. Raises `Refused`, or `EngineError` if there is no answer."""
@@ -174,8 +175,13 @@ class LlamaServer:
 
     def _lost(self, error: BaseException) -> EngineError:
         if self._process.poll() is not None:
-            return EngineError(f"llama-server has ended with code {self._process.returncode}: {self._last_lines()}")
+            return self._ended()
         return EngineError(f"llama-server gives no answer that can be read: {str(error) or type(error).__name__}")
+
+    def _ended(self) -> EngineError:
+        code = self._process.returncode
+        why = ", since it was built for another processor; take another build" if code == -signal.SIGILL else ""
+        return EngineError(f"llama-server has ended with code {code}{why}: {self._last_lines()}")
 
     def _connection(self, seconds: float) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
