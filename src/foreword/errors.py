@@ -7,6 +7,7 @@
     ├── StorageError            a file can't be written (full disk, no rights); names it
     ├── ModelError              a base model can't be loaded
     │   └── UnsupportedModelError   it loads, but Foreword can't attach to it; names the module
+    ├── EngineError             another program that runs the base doesn't start, or has ended
     ├── PrefixError             something is wrong with a prefix
     │   ├── PrefixFormatError       its files are damaged, incomplete or of another version
     │   ├── PrefixMismatchError     it does not fit the base it is given to
@@ -80,6 +81,11 @@ class ModelError(ForewordError):
 
 class UnsupportedModelError(ModelError):
     """Foreword can't attach prefixes to this architecture. The text names the module."""
+
+
+class EngineError(ForewordError):
+    """A program that Foreword starts to run the base, such as llama-server, doesn't start, has ended or gives no
+    answer; the text has the last of what it printed."""
 
 
 class PrefixError(ForewordError):

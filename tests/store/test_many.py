@@ -84,7 +84,7 @@ def test_32_writers_and_32_readers(tmp_path) -> None:
 
 @pytest.mark.parametrize(("what", "times"), [("add", 50), ("push", 50), ("push to S3", 15)])
 def test_a_killed_writer_leaves_nothing_partial(tmp_path, what, times, monkeypatch) -> None:
-    """SIGKILL at a random moment, 50 times (S3, where each takes seconds, 15): what can be seen is whole, and the next writer goes on."""
+    """SIGKILL at a random moment, 50 times (15 on slow S3): what is seen is whole, and the next writer goes on."""
     monkeypatch.setenv("FOREWORD_CACHE", str(tmp_path / "cache"))
     with ExitStack() as held:
         options = held.enter_context(s3()) if what == "push to S3" else {}

@@ -25,6 +25,7 @@ from foreword.cli import (
     importing,
     live,
     methods,
+    run_llamacpp,
     runs,
     show,
     slots,
@@ -57,6 +58,7 @@ app.command("eval")(evaluate.command)
 app.command("compress")(compress.command)
 app.command("export")(export.command)
 app.command("import")(importing.command)
+app.command("run-llamacpp")(run_llamacpp.command)
 app.command("slots")(slots.command)
 app.command("show")(show.command)
 app.command("methods")(methods.command)

@@ -14,12 +14,14 @@ from foreword.base import Base
 from foreword.errors import ExportError
 from foreword.export.base import BaseFiles, Exporter, Importer
 from foreword.export.importing import IMPORTERS, import_prefix
+from foreword.export.llamacpp import LlamaCpp
+from foreword.export.mlx import Mlx
 from foreword.export.peft import Peft
 from foreword.export.transformers_cache import TransformersCache
 from foreword.files import new_folder, writing
 from foreword.prefix import Prefix
 
-EXPORTERS: dict[str, type[Exporter]] = {kind.name: kind for kind in (Peft, TransformersCache)}
+EXPORTERS: dict[str, type[Exporter]] = {kind.name: kind for kind in (TransformersCache, Peft, LlamaCpp, Mlx)}
 
 
 def summaries() -> dict[str, str]:

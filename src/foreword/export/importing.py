@@ -7,10 +7,11 @@ from pathlib import Path
 from foreword.base import Base
 from foreword.errors import ConfigError, ImportFormatError
 from foreword.export.base import Importer
+from foreword.export.mlx_import import MlxImporter
 from foreword.export.peft_import import PeftAdapter
 from foreword.prefix import Prefix
 
-IMPORTERS: dict[str, type[Importer]] = {kind.name: kind for kind in (PeftAdapter,)}
+IMPORTERS: dict[str, type[Importer]] = {kind.name: kind for kind in (PeftAdapter, MlxImporter)}
 
 
 def importer_of(folder: str | Path, source: str | None = None) -> Importer:

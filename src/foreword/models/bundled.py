@@ -34,16 +34,16 @@ def ensure(announce: Callable[[str], None] | None = None) -> Path:
     target = _converted()
     if target.is_dir():
         return target
-    gguf = _require()
+    source = _require()
     require_gguf(NAME)
     target.parent.mkdir(parents=True, exist_ok=True)
-    status.doing(f"waiting for another process that converts {gguf.name}")
+    status.doing(f"waiting for another process that converts {source.name}")
     with FileLock(target.with_suffix(".lock")):
         if not target.is_dir():
             if announce is not None:
-                announce(f"converting {gguf.name} once into {target} (about a minute)")
-            status.doing(f"converting {gguf.name} once")
-            _convert(gguf, target)
+                announce(f"converting {source.name} once into {target} (about a minute)")
+            status.doing(f"converting {source.name} once")
+            _convert(source, target)
     return target
 
 
@@ -58,9 +58,14 @@ def config() -> Any:
 
     if _converted().is_dir():
         return AutoConfig.from_pretrained(_converted(), trust_remote_code=False)
-    gguf = _require()
+    source = _require()
     require("gguf", f"to read {NAME}")
-    return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+    return AutoConfig.from_pretrained(source.parent, gguf_file=source.name, trust_remote_code=False)
+
+
+def gguf() -> Path | None:
+    """Return the wheel's GGUF file; None without the wheel."""
+    return _find()
 
 
 def _converted() -> Path:

@@ -1,0 +1,1 @@
+"""Trained prefixes on llama.cpp's server, behind a front that answers as OpenAI's API does."""
