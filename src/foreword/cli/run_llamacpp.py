@@ -17,8 +17,11 @@ def command(
     model_file: Annotated[Path, typer.Option("--model-file", help="The prefixes' base as a GGUF file.")],
     prefix: Annotated[
         list[str] | None,
-        typer.Option("--prefix", help="A saved prefix's folder or its run's; may be repeated."),
+        typer.Option("--prefix", help="A saved prefix's folder, its run's, or team/task; may be repeated."),
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every prefix of the store that has a latest version and fits the base.")
+    ] = False,
     model: common.Model = None,
     server: Annotated[
         str | None,
@@ -58,11 +61,24 @@ def command(
     from foreword.llamacpp.run import Plan, serve
     from foreword.prefix import Prefix
 
-    known = Prefixes(prefix or [])
+    known = Prefixes([*(prefix or []), *(_of_store(model or str(model_file)) if every else [])])
     plan = Plan(found, model_file, host, port, cache_type, parallel, ctx_size, flash_attention, tuple(options))
     loaded = {name: Prefix.load(known.paths[path]) for name, path in known.names.items()}
     base = BaseFiles(common.model_for(model, known.first) if model or loaded else str(model_file))
     serve(plan, loaded, base, _ready)
+
+
+def _of_store(base: str) -> list[str]:
+    """Return the names in the store whose latest version fits the base."""
+    from foreword.base.loading import load_config
+    from foreword.store import Store
+    from foreword.versions.names import LATEST
+
+    store = Store()
+    names = [entry.version.name for entry in store.entries(fits=load_config(base)) if LATEST in entry.tags]
+    if not names:
+        raise ConfigError("--all", f"the store {store.url} has no prefix that fits {base}")
+    return names
 
 
 def _ready(address: str) -> None:

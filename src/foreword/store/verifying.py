@@ -33,8 +33,11 @@ def _of_versions(place: Place, name: str, digests: list[str]) -> list[Problem]:
     found = []
     for digest in digests:
         problems = place.problems(name, digest)
-        if not problems and (other := place.version(name, digest).name) != name:
-            problems = [f"is a version of {other}; add it again"]
+        if not problems:
+            try:
+                place.version(name, digest)
+            except PrefixFormatError as error:  # whole, but of another name
+                problems = [str(error)]
         found += [Problem(f"{name}@{digest[:12]}", problem) for problem in problems]
     return found
 

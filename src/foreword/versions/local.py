@@ -84,6 +84,7 @@ class LocalPlace(Place):
     @contextmanager
     def reading(self, name: str, digest: str) -> Iterator[Path]:
         with self._held(name, digest) as folder:
+            self.version(name, digest)  # of this name
             yield folder
 
     @contextmanager

@@ -107,8 +107,11 @@ def parsed(data: bytes, where: str, digest: str | None = None) -> Version:
     _check_facts(facts, where)
     actual = _identity(value["files"], value["facts"])
     if actual != value.get("id") or digest not in (None, actual):
-        raise PrefixFormatError(f"{where} is of version {actual}, not of {digest or value.get('id')}; it was changed")
-    return Version(actual, MappingProxyType(files), MappingProxyType(value["facts"]), _time(value["created"], where))
+        expected = digest or value.get("id")
+        raise PrefixFormatError(f"{where} is of version {actual}, not of {expected!s:.80}; it was changed")
+    return Version(
+        actual, MappingProxyType(files), MappingProxyType(value["facts"]), _time(value.get("created"), where)
+    )
 
 
 def _written(files: Mapping[str, Stored], facts: Mapping[str, Any], created: datetime) -> bytes:
