@@ -241,4 +241,4 @@ def test_the_metadata_name_the_model(tmp_path) -> None:
         metadata = file.metadata()
     assert metadata["0.model"] == "tiny-llama"
     assert json.loads(metadata["0.tokenizer_config"]) == {}
-    assert "load('tiny-llama'" in usage
+    assert "base = 'tiny-llama'" in usage

@@ -107,7 +107,10 @@ def test_the_files_name_no_place(tmp_path) -> None:
         out = tmp_path / source.replace("/", "-")
         export_prefix(prefix, "peft", out, base)
         assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == told
-        assert {file.name for file in out.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+        assert {file.name for file in out.iterdir()} == {
+            "adapter_config.json", "adapter_model.safetensors", "ask.py",
+        }  # fmt: skip
+        assert "/home/me" not in (out / "ask.py").read_text() or source == "/home/me/model"
         assert b"/home/me" not in b"".join(file.read_bytes() for file in out.iterdir())
 
 
@@ -208,7 +211,7 @@ def test_the_printed_code_runs(kind, template, tmp_path, monkeypatch, capsys) ->
     auto = "AutoModelForSeq2SeqLM" if kind in BOTH else "AutoModelForCausalLM"
     monkeypatch.setattr(f"transformers.{auto}.from_pretrained", lambda _: tiny_model(kind))
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda _: base.tokenizer)
-    exec(usage.replace("max_new_tokens=64", "max_new_tokens=8, do_sample=False"), {})  # noqa: S102
+    exec(usage.replace("max_new_tokens=64", "max_new_tokens=8"), {})  # noqa: S102
     printed = capsys.readouterr().out.rstrip("\n")
     expected = base.generate(["PROMPT"], prefix, template=template or "{input}", max_new_tokens=8)[0]
     assert len(expected) > 2
@@ -221,7 +224,7 @@ def test_the_real_model_gives_the_same_logits(smollm2, tmp_path) -> None:
 
     prefix = foreword.Prefix.from_text("Answer every question with a single word in French.\n", smollm2)
     usage = export_prefix(prefix, "peft", tmp_path / "out", smollm2)
-    place = usage.partition("AutoTokenizer.from_pretrained(")[2].partition(")")[0].strip("'")
+    place = usage.partition("\nbase = ")[2].partition("\n")[0].strip("'")
     model = AutoModelForCausalLM.from_pretrained(place, dtype=smollm2.dtype)
     model = peft.PeftModel.from_pretrained(model, tmp_path / "out").eval()
     batch = smollm2.tokenizer("Question: What colour is the sky?\nAnswer:", return_tensors="pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,7 +47,10 @@ def command(
     if json:
         common.print_json({"prefix": prefix, "to": to, "output": output, "usage": usage})
     else:
-        common.out().print(f"written  {output}\n\n{usage}", soft_wrap=True)
+        common.out().print(f"written  {output}", soft_wrap=True)
+        if (Path(output) / "ask.py").exists():
+            common.out().print(f"run it   python {output}/ask.py 'your input'", soft_wrap=True)
+        common.out().print(f"\n{usage}", soft_wrap=True)
 
 
 def _base(model: str | None, folder: str) -> str | None:

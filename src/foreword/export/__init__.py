@@ -12,13 +12,14 @@ from pathlib import Path
 from foreword import plugins
 from foreword.base import Base
 from foreword.errors import ExportError
+from foreword.export.asking import PROGRAM, program
 from foreword.export.base import BaseFiles, Exporter, Importer
 from foreword.export.importing import IMPORTERS, import_prefix
 from foreword.export.llamacpp import LlamaCpp
 from foreword.export.mlx import Mlx
 from foreword.export.peft import Peft
 from foreword.export.transformers_cache import TransformersCache
-from foreword.files import new_folder, writing
+from foreword.files import new_folder, write_text, writing
 from foreword.prefix import Prefix
 
 EXPORTERS: dict[str, type[Exporter]] = {kind.name: kind for kind in (TransformersCache, Peft, LlamaCpp, Mlx)}
@@ -52,7 +53,10 @@ def export_prefix(prefix: Prefix, to: str, output: str | Path, base: Base | str 
         raise ExportError(f"{folder} exists; name a new folder")
     with new_folder(folder) as temporary:
         exporter.write(prefix, known, temporary)
-    return exporter.usage(folder, known)
+    usage = exporter.usage(folder, known)
+    if exporter.is_program:
+        write_text(folder / PROGRAM, program(usage, folder))
+    return usage
 
 
 __all__ = [

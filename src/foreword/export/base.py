@@ -61,10 +61,15 @@ class BaseFiles:
 
 
 class Exporter(ABC):
-    """One format. name: in the registry. summary: a line for people."""
+    """One format. name: in the registry. summary: a line for people.
+
+    is_program: what `usage` returns is Python code with `folder = …` on a line of its own and "PROMPT" for texts; it is
+    written into the folder as `ask.py` too.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    is_program: ClassVar[bool] = False
 
     @abstractmethod
     def refusal(self, prefix: Prefix, base: BaseFiles) -> str | None:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from foreword.export.asking import rendered
 from foreword.export.base import BaseFiles, Exporter
 from foreword.prefix import Prefix
 from foreword.prefix.described import no_cache
@@ -41,6 +42,7 @@ _REASONS = {
 class Mlx(Exporter):
     name = "mlx"
     summary = "a prompt cache for mlx-lm 0.32 and newer"
+    is_program = True
 
     def refusal(self, prefix: Prefix, base: BaseFiles) -> str | None:
         if (reason := no_cache(prefix)) is not None:
@@ -67,23 +69,26 @@ class Mlx(Exporter):
         with safe_open(folder / FILE, "pt") as file:
             template = json.loads(file.metadata()["0.foreword_template"])
         chat = template == "chat" or (template is None and base.tokenizer.chat_template is not None)
-        asked = _CHAT if chat else _TEXT.format(template=template or "{input}")
-        return _USAGE.format(base=base.location, config=top_level(base.config), file=str(folder / FILE), asked=asked)
+        asked = _CHAT if chat else _TEXT.format(rendered=rendered(template))
+        facts = {"base": base.location, "config": top_level(base.config), "folder": str(folder), "file": FILE}
+        return _USAGE.format(**facts, asked=asked)
 
 
 _USAGE = """from mlx_lm import generate, load
 from mlx_lm.models.cache import load_prompt_cache
 
+folder = {folder!r}
+base = {base!r}
 # mlx-lm reads these at the top of config.json, where Transformers 5 no longer writes them
-model, tokenizer = load({base!r}, model_config={config!r})
+model, tokenizer = load(base, model_config={config!r})
 # model.set_dtype(mx.float32), after import mlx.core as mx, computes in float32, as Foreword does by default
-cache = load_prompt_cache({file!r})  # load it anew for each prompt: generation writes into it
+cache = load_prompt_cache(f"{{folder}}/{file}")  # load it anew for each prompt: generation writes into it
 {asked}
 print(generate(model, tokenizer, ids, prompt_cache=cache, max_tokens=64))"""
 
 _CHAT = """messages = [{"role": "user", "content": "PROMPT"}]
 ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)"""
-_TEXT = """ids = tokenizer.encode({template!r}.format(input="PROMPT"))"""
+_TEXT = "ids = tokenizer.encode({rendered})"
 
 
 def _unlike(config: Any, kind: str) -> str | None:

@@ -32,10 +32,14 @@ _USAGE = """import torch
 from peft import PeftModel
 from transformers import {auto}, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained({base!r})
-model = PeftModel.from_pretrained({auto}.from_pretrained({base!r}), {folder!r}).eval()
+folder = {folder!r}
+base = {base!r}
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = PeftModel.from_pretrained({auto}.from_pretrained(base), folder).eval()
 {asked}
-print(tokenizer.decode(model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=64)[0]))"""
+mask = torch.ones_like(ids)
+answer = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=64, do_sample=False)[0]
+print(tokenizer.decode({new}, skip_special_tokens=True))"""
 _FORGETS = """
 # PEFT's layers with a window of {window:,} tokens lose the prefix once prefix and tokens are more; Foreword's don't"""
 
@@ -43,6 +47,7 @@ _FORGETS = """
 class Peft(Exporter):
     name = "peft"
     summary = "an adapter for PEFT: prefix tuning, or prompt tuning where the prompt is inserted"
+    is_program = True
 
     def refusal(self, prefix: Prefix, base: BaseFiles) -> str | None:
         if "+lora:" in (prefix.base.weights or ""):
@@ -57,7 +62,13 @@ class Peft(Exporter):
 
     def usage(self, folder: Path, base: BaseFiles) -> str:
         auto = "AutoModelForSeq2SeqLM" if base.config.is_encoder_decoder else "AutoModelForCausalLM"
-        text = _USAGE.format(auto=auto, base=base.location, folder=str(folder), asked=asked(folder / TENSORS))
+        text = _USAGE.format(
+            auto=auto,
+            base=base.location,
+            folder=str(folder),
+            asked=asked(folder / TENSORS),
+            new="answer" if base.config.is_encoder_decoder else "answer[ids.shape[1] :]",
+        )
         window = smallest_window(base.config)
         inserted = read_json(folder / CONFIG)["peft_type"] == "PROMPT_TUNING"
         return text if window is None or inserted else text + _FORGETS.format(window=window)

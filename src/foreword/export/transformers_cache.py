@@ -20,18 +20,23 @@ _USAGE = """import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-model, tokenizer = AutoModelForCausalLM.from_pretrained({base!r}), AutoTokenizer.from_pretrained({base!r})
-tensors, cache = load_file("{file}"), DynamicCache(config=model.config)
+folder = {folder!r}
+base = {base!r}
+model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+tensors, cache = load_file(f"{{folder}}/{file}"), DynamicCache(config=model.config)
 for layer in range(len(tensors) // 2):
     cache.update(tensors[f"key.{{layer}}"], tensors[f"value.{{layer}}"], layer)
 {asked}
 ids = torch.cat([torch.zeros(1, cache.get_seq_length(), dtype=ids.dtype), ids], dim=1)  # places for the prefix
-print(tokenizer.decode(model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache)[0]))"""
+mask = torch.ones_like(ids)
+answer = model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=64, do_sample=False)
+print(tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True))"""
 
 
 class TransformersCache(Exporter):
     name = "transformers"
     summary = "a key/value cache in safetensors, for Transformers without Foreword"
+    is_program = True
 
     def refusal(self, prefix: Prefix, base: BaseFiles) -> str | None:
         return no_cache(prefix)
@@ -44,4 +49,4 @@ class TransformersCache(Exporter):
         save_file(tensors, folder / FILE, metadata=metadata_of(prefix))
 
     def usage(self, folder: Path, base: BaseFiles) -> str:
-        return _USAGE.format(base=base.location, file=folder / FILE, asked=asked(folder / FILE))
+        return _USAGE.format(base=base.location, folder=str(folder), file=FILE, asked=asked(folder / FILE))
