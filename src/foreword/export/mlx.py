@@ -18,7 +18,7 @@ from torch import Tensor
 from foreword.export.asking import rendered
 from foreword.export.base import BaseFiles, Exporter
 from foreword.prefix import Prefix
-from foreword.prefix.described import no_cache
+from foreword.prefix.described import no_cache, on_lora
 from foreword.prefix.records import recorded_template
 
 FILE = "prompt-cache.safetensors"
@@ -45,7 +45,7 @@ class Mlx(Exporter):
     is_program = True
 
     def refusal(self, prefix: Prefix, base: BaseFiles) -> str | None:
-        if (reason := no_cache(prefix)) is not None:
+        if (reason := no_cache(prefix) or on_lora(prefix)) is not None:
             return reason
         kind = prefix.base.model_type
         if kind not in PLAIN:

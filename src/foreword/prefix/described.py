@@ -40,3 +40,10 @@ def no_cache(prefix: Any) -> str | None:
             f"{prefix.position_offset}; see Prefix.with_offset"
         )
     return None
+
+
+def on_lora(prefix: Any) -> str | None:
+    """Say that a prefix was made on a base with a LoRA, which a program that runs the plain base lacks; or None."""
+    if "+lora:" in (prefix.base.weights or ""):
+        return "it was made on a base with a LoRA, and would run on the base without it"
+    return None
