@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -89,6 +90,22 @@ def test_the_folder_tells_what_it_holds(tmp_path) -> None:
     assert asked["prompt"] == [*facts["alias"]["ids"], "Q: PROMPT\nA:"]
     assert "timings.cache_n = 5" in usage
     assert "--swa-full" not in usage
+
+
+def test_a_session_holds_the_slots_parts(tmp_path) -> None:
+    """magic, version, one token more than there are cells, the architecture's name, then what the slot has."""
+    base = tiny_base("llama")
+    export_prefix(trained_like(base, 5), "llamacpp", tmp_path / "out", base)
+    facts = json.loads((tmp_path / "out" / "prefix.json").read_text())
+    sessions = {(entry["version"], entry["type"]): tmp_path / "out" / entry["file"] for entry in facts["sessions"]}
+    assert set(sessions) == {(version, dtype) for version in (9, 10, 11) for dtype in ("f32", "f16")}
+    for entry in facts["files"]:
+        slot = (tmp_path / "out" / entry["file"]).read_bytes()
+        session = sessions[entry["version"] + 7, entry["type"]].read_bytes()
+        assert struct.unpack("<III", session[:12]) == (0x6767736E, entry["version"] + 7, 6)
+        assert list(struct.unpack("<6i", session[12:36])) == [*facts["alias"]["ids"], facts["alias"]["ids"][0]]
+        assert session[36:45] == struct.pack("<I", 5) + b"llama"
+        assert session[45:] == slot[12 + 4 * 5 :]
 
 
 def distribution(answer: dict[str, Any]) -> torch.Tensor:

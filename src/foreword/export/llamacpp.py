@@ -18,7 +18,7 @@ from foreword.base.rendering import Renderer
 from foreword.errors import ConfigError, ExportError
 from foreword.export.alias import Alias, alias_of
 from foreword.export.base import BaseFiles, Exporter
-from foreword.export.llamacpp_state import TYPES, VERSIONS, Layer, interleaved, state
+from foreword.export.llamacpp_state import SESSIONS, TYPES, VERSIONS, Layer, interleaved, session, state
 from foreword.models import bundled
 from foreword.prefix import Prefix
 from foreword.prefix.described import no_cache, on_lora
@@ -97,6 +97,7 @@ class LlamaCpp(Exporter):
 
     def write(self, prefix: Prefix, base: BaseFiles, folder: Path) -> None:
         facts = write_slots(prefix, base, folder)
+        facts["sessions"] = _write_sessions(prefix, facts, folder)
         alias = Alias(tuple(facts["alias"]["ids"]), facts["alias"]["text"])
         _write(folder / FACTS, facts)
         _write(folder / REQUEST, request(alias, _prompt(prefix, base)))
@@ -158,6 +159,17 @@ def write_slots(
         "template": recorded_template(prefix.record),
         "digest": prefix.digest,
     }
+
+
+def _write_sessions(prefix: Prefix, facts: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Write the session of `prefix` in every version of the format, and return what `prefix.json` tells of them."""
+    layout = LAYOUTS[prefix.base.model_type]
+    caches, files = _caches(prefix, layout), []
+    for version, dtype in product(VERSIONS, TYPES):
+        name = f"session-v{SESSIONS[version]}-{dtype}.bin"
+        (folder / name).write_bytes(session(facts["alias"]["ids"], caches, version, dtype, layout.name))
+        files.append({"file": name, "version": SESSIONS[version], "type": dtype})
+    return files
 
 
 def request(alias: Alias, prompt: str) -> dict[str, Any]:

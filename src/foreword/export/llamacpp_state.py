@@ -1,4 +1,5 @@
-"""llama.cpp's file of one sequence's keys and values ("GGSQ"), which `llama-server` restores into a slot.
+"""llama.cpp's files of keys and values: of one sequence ("GGSQ"), which `llama-server` restores into a slot, and of a
+session ("GGSN"), which `llama-completion --prompt-cache` goes on from.
 
 Little-endian. A head (magic, version, token ids), then a part for each of llama.cpp's caches: one, or with sliding
 windows two, that of the layers with full attention first. A part has its cells (position, sequence) and then, layer by
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from foreword.errors import ExportError
 
-MAGIC = 0x67677371
+MAGIC, SESSION_MAGIC = 0x67677371, 0x6767736E
 VERSIONS = (2, 3, 4)
+SESSIONS = {2: 9, 3: 10, 4: 11}  # version of a sequence → of a session with the same parts
 TYPES = {"f32": (0, "<f4", 4), "f16": (1, "<f2", 2)}  # ggml's number, numpy's name, bytes
 Array = NDArray[np.float32]
 Layer = tuple[Array, Array]  # keys and values `[heads, cells, width]`
@@ -37,9 +39,27 @@ def state(
     dtype: f32 or f16, as the server's cache. flash: whether the server uses flash attention; without it, it keeps
     values transposed. Raises `ExportError` for a number that the type can't hold.
     """
-    head = struct.pack("<III", MAGIC, version, len(tokens)) + np.asarray(tokens, "<i4").tobytes()
-    parts = (part for layers in caches for part in _cache(len(tokens), layers, version, dtype, flash))
-    return b"".join((head, *parts))
+    return _head(MAGIC, version, tokens) + _parts(len(tokens), caches, version, dtype, flash)
+
+
+def session(
+    tokens: Sequence[int], caches: Sequence[Sequence[Layer]], version: int, dtype: str, architecture: str
+) -> bytes:
+    """Return a session's file; see `state`. version: that of the sequence's parts. architecture: llama.cpp's name.
+
+    It names one token more than there are cells: llama.cpp computes a session's last token anew.
+    """
+    head = _head(SESSION_MAGIC, SESSIONS[version], [*tokens, tokens[0]])
+    named = struct.pack("<I", len(architecture)) + architecture.encode()
+    return head + named + _parts(len(tokens), caches, version, dtype, flash=True)
+
+
+def _head(magic: int, version: int, tokens: Sequence[int]) -> bytes:
+    return struct.pack("<III", magic, version, len(tokens)) + np.asarray(tokens, "<i4").tobytes()
+
+
+def _parts(cells: int, caches: Sequence[Sequence[Layer]], version: int, dtype: str, flash: bool) -> bytes:
+    return b"".join(part for layers in caches for part in _cache(cells, layers, version, dtype, flash))
 
 
 def _cache(cells: int, layers: Sequence[Layer], version: int, dtype: str, flash: bool) -> Iterator[bytes]:
