@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,53 +41,47 @@ def other(tmp_path) -> Store:
     return Store(tmp_path / "other")
 
 
+FRESH = ("POST /api/repos", "branch/prod")  # asked by a first push only
+PUSHING = (*FRESH, "validate-yaml", "preupload", "objects/batch", "PUT /lfs", "verify", "commit/main", "commit/prod")
+PULLING = ("revision/prod", "resolve/.*version.json", "/lfs")
+FAULTS = ("error", "cut", "nonsense")
+# nothing in the answer to cut; nothing in it that the client reads
+NO_FAULT = {("cut", "PUT /lfs"), ("nonsense", "validate-yaml"), ("nonsense", "verify"), ("nonsense", "branch/prod")}
+
+
+def spoil(hub: Hub, what: str, pattern: str) -> None:
+    faults: dict[str, Callable[..., None]] = {"error": hub.fail, "cut": hub.cut, "nonsense": hub.babble}
+    faults[what](pattern, times=10)
+
+
 @pytest.mark.parametrize(
-    "request_line",
-    [
-        "POST /api/repos",
-        "validate-yaml",
-        "preupload",
-        "objects/batch",
-        "PUT /lfs",
-        "verify",
-        "commit/main",
-        "branch/prod",
-    ],
+    ("what", "line"), [(what, line) for what in FAULTS for line in PUSHING if (what, line) not in NO_FAULT]
 )
-@pytest.mark.parametrize("what", ["error", "cut", "nonsense"])
-def test_a_push_that_fails_leaves_a_whole_version(hub, store, other, request_line, what) -> None:
+def test_a_push_that_fails_leaves_a_whole_version(hub, store, other, what, line) -> None:
     first = added(store, 3, tags=("prod",))
-    if request_line not in ("POST /api/repos", "branch/prod"):
+    if line not in FRESH:
         store.push(f"{NAME}@prod", TO)
     second = added(store, 4, tags=("prod",))
     hub.seen.clear()
-    {"error": hub.fail, "cut": hub.cut, "nonsense": hub.babble}[what](request_line, times=10)
+    spoil(hub, what, line)
     with pytest.raises(StorageError, match="can't be used"):
         store.push(f"{NAME}@prod", TO)
-    assert any(request_line in line for line in hub.seen)
-    for tag in ("latest", "prod"):
-        if (
-            hub.repositories
-            and hub.files(REPOSITORY)
-            and ("main" if tag == "latest" else tag) in hub.branches(REPOSITORY)
-        ):
-            assert other.pull(f"{NAME}@{tag}", TO) in (first, second)
+    assert any(line in request for request in hub.seen)
     hub.faults.clear()
+    held = [branch for branch in hub.branches(REPOSITORY) if hub.files(REPOSITORY, branch)]
+    assert held or line == "POST /api/repos"
+    for branch in held:
+        assert other.pull(f"{NAME}@{branch.replace('main', 'latest')}", TO) in (first, second)
     store.push(f"{NAME}@prod", TO)
     assert hub.files(REPOSITORY) == hub.files(REPOSITORY, "prod") == contents(store, NAME)
 
 
-@pytest.mark.parametrize(
-    "request_line", ["revision/prod", "resolve/.*version.json", "resolve/.*safetensors", "GET /lfs"]
-)
-@pytest.mark.parametrize("what", ["error", "cut", "nonsense"])
-def test_a_pull_that_fails_adds_nothing(hub, store, other, request_line, what) -> None:
+@pytest.mark.parametrize("line", PULLING)
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_pull_that_fails_adds_nothing(hub, store, other, what, line) -> None:
     version = added(store, tags=("prod",))
     store.push(f"{NAME}@prod", TO)
-    {"error": hub.fail, "cut": hub.cut, "nonsense": hub.babble}[what](f"GET .*{request_line}", times=10)
-    if (what, request_line) == ("cut", "resolve/.*safetensors"):  # a redirect: nothing to cut
-        hub.faults.clear()
-        hub.cut("GET /lfs")
+    spoil(hub, what, f"GET .*{line}")
     with pytest.raises((StorageError, PrefixFormatError)):
         other.pull(f"{NAME}@prod", TO)
     assert other.names() == []
@@ -248,3 +246,30 @@ def test_nothing_stays_in_the_temporary_folder(hub, store, other, tmp_path, monk
     with pytest.raises(StorageError):
         other.pull(NAME, TO)
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_push_that_is_killed_leaves_whole_versions(hub, store, other) -> None:
+    """kill -9 at ten moments of a process that pushes all the time, the first before and in its first push."""
+    versions = [added(store, length) for length in (3, 4)]
+    whole = [contents(store, f"{NAME}@{version.digest}") for version in versions]
+    command = [sys.executable, str(Path(__file__).with_name("hub_worker.py")), store.url, TO, NAME]
+    environment = os.environ | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    chance, killed = random.Random(0), 0
+    for turn in range(10):
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "pushing\n"
+            begun = len(hub.seen)
+            wanted = begun + turn + chance.randrange(20)
+            while len(hub.seen) < wanted and process.poll() is None:
+                threading.Event().wait(0.002)
+            killed += process.poll() is None
+            process.kill()
+        for branch in hub.branches(REPOSITORY):
+            assert hub.files(REPOSITORY, branch) in (*whole, {}), f"{branch} after {hub.seen[begun:]}"
+            if hub.files(REPOSITORY, branch):
+                assert other.pull(f"{NAME}@{branch.replace('main', 'latest')}", TO) in versions
+    assert killed == 10
+    assert hub.branches(REPOSITORY) == ["main", "prod"]
+    store.push(f"{NAME}@{versions[0].digest}", TO)
+    assert hub.files(REPOSITORY) == whole[0], "what was killed is in nobody's way"
