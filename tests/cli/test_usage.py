@@ -10,7 +10,7 @@ import time
 import pytest
 
 import foreword
-from foreword.base import hub
+from foreword import reaching
 from foreword.base.loading import load_config
 from foreword.cli.main import app, execute
 from foreword.data.readers import read_rows
@@ -86,7 +86,7 @@ def dropping(monkeypatch):
     """A hub behind a firewall that drops what is sent to it: a socket whose queue of connections is full."""
     from huggingface_hub import constants
 
-    for name in hub._PROXIES:
+    for name in reaching._PROXIES:
         monkeypatch.delenv(name, raising=False)
     waiting = [socket.socket() for _ in range(4)]
     with socket.socket() as server:
@@ -127,6 +127,6 @@ def test_a_name_that_is_looked_up_for_long_counts_as_out_of_reach(monkeypatch) -
         time.sleep(1)
         return True
 
-    monkeypatch.setattr(hub, "_connects", slow)
-    monkeypatch.setattr(hub, "PATIENCE", 0.01)
-    assert not hub.answers("https://example.org")
+    monkeypatch.setattr(reaching, "_connects", slow)
+    monkeypatch.setattr(reaching, "PATIENCE", 0.01)
+    assert not reaching.answers("https://example.org")

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from threading import Thread
-from urllib.parse import urlsplit
+from foreword.reaching import answers as answers
+from foreword.reaching import way_to
 
-PATIENCE = 2.0  # seconds until a host counts as out of reach
 REMEDY = "download it where there is a network, and give the folder"
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 def reached() -> bool:
-    """Return True if the hub, or the proxy to it, takes a connection within `PATIENCE`; False with `HF_HUB_OFFLINE`."""
+    """Return True if the hub, or the proxy to it, takes a connection soon; False with `HF_HUB_OFFLINE`."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        return False
-    return answers(next(filter(None, map(os.environ.get, _PROXIES)), constants.ENDPOINT))
-
-
-def answers(address: str) -> bool:
-    """Return True if the host of an address takes a connection within `PATIENCE`, the look-up of its name included."""
-    found: list[bool] = []
-    asking = Thread(target=lambda: found.append(_connects(address)), daemon=True)  # a name's look-up has no time limit
-    asking.start()
-    asking.join(PATIENCE)
-    return found == [True]
-
-
-def _connects(address: str) -> bool:
-    try:
-        parts = urlsplit(address if "//" in address else f"//{address}")
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-        with socket.create_connection((parts.hostname or "", port), PATIENCE):
-            return True
-    except (OSError, ValueError):
-        return False
+    return not constants.HF_HUB_OFFLINE and answers(way_to(constants.ENDPOINT))
