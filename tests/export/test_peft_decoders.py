@@ -26,7 +26,7 @@ KINDS = ("t5", "bart", "mbart")
 Tokens = dict[str, torch.Tensor]
 
 
-def layers_of(kind: str, encoder: int, decoder: int) -> dict[str, int]:
+def layers_of(kind: str, encoder: int, decoder: int) -> dict[str, Any]:
     names = ("num_layers", "num_decoder_layers") if kind == "t5" else ("encoder_layers", "decoder_layers")
     return dict(zip(names, (encoder, decoder), strict=True))
 
@@ -93,7 +93,7 @@ def test_what_peft_trained_is_read_and_goes_back(kind, encoder, decoder, tmp_pat
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prefix_of_different_layers_goes_to_peft(kind, layers, tmp_path: Path) -> None:
     """Also of an even number of layers, in a longer table, of which PEFT uses these."""
-    changes = layers_of(kind, 2, layers)
+    changes = layers_of(kind, layers, layers)
     base = tiny_base(kind, **changes)
     prefix = made(base)
     export_prefix(prefix, "peft", tmp_path / "out", base)
@@ -119,7 +119,7 @@ def test_what_peft_does_not_do_is_refused(kind, tmp_path: Path) -> None:
     for other, reason in (
         (replace(prefix, position_offset=0), "tokens up by its length 5, but this one has position_offset 0"),
         (replace(prefix, slots=fewer), "in every layer of the decoder"),
-        (replace(trained_like(base, LENGTH), position_offset=LENGTH), "this one has cross and encoder too"),
+        (replace(trained_like(base, LENGTH), position_offset=LENGTH), "this one has keys in cross and encoder too"),
     ):
         with pytest.raises(ExportError, match=reason):
             export_prefix(other, "peft", tmp_path / "never", base)
