@@ -171,7 +171,7 @@ def test_models_with_attention_of_their_own_keep_every_token(kind) -> None:
     base = tiny_base(kind)
     prefix = trained_like(base, 4)
     with pytest.raises(PositionError if kind == "bloom" else CompressionError, match="choose svd or int8"):
-        require_tokens(base)
+        require_tokens(base, prefix)
     with pytest.raises(AttachError, match="can't be seen"):
         attention_mass(base, prefix, examples(5))
     shorter = drop(prefix, {name: torch.rand(kv.key.shape[:2]) for name, kv in prefix.slots.items()}, HALF)
@@ -188,4 +188,13 @@ def test_mass_needs_a_decoder() -> None:
     base = tiny_base("bert")
     with pytest.raises(UnsupportedModelError, match="needs a decoder"):
         attention_mass(base, trained_like(base, 3), examples(5))
-    require_tokens(tiny_base())
+    decoder = tiny_base()
+    require_tokens(decoder, trained_like(decoder, 3))
+
+
+def test_a_t5_prefix_in_which_each_key_has_a_place_keeps_every_token() -> None:
+    base = tiny_base("t5")
+    prefix = trained_like(base, 3)
+    require_tokens(base, prefix)
+    with pytest.raises(PositionError, match="a place for each key"):
+        require_tokens(base, replace(prefix, position_offset=3))

@@ -114,7 +114,17 @@ def test_bases_that_peft_serves_in_part_or_otherwise(folder) -> None:
     assert import_prefix(folder, tiny_base("mistral", sliding_window=6)).length == 5
     changed(folder, task_type=None, num_transformer_submodules=2)
     for kind in ("t5", "bart"):
-        refused(folder, tiny_base(kind), "in an encoder–decoder PEFT counts the prefix among the decoder's positions")
+        base = tiny_base(kind)
+        refused(folder, base, "num_attention_heads is 2; tiny-.* needs 4", PrefixMismatchError)
+        changed(folder, num_attention_heads=4, token_dim=64)
+        refused(folder, base, r"prompt_embeddings is float32 \[5, 192\], but must be .* \[5, 384\]")
+        for layers in (1, 2, 7, 2**31 - 1):  # its decoder has 3
+            changed(folder, num_layers=layers)
+            refused(folder, base, "num_layers is .* has 3 layers", PrefixMismatchError)
+        changed(folder, num_layers=3, num_transformer_submodules=1)
+        refused(folder, base, "num_transformer_submodules is 1; an encoder–decoder needs 2")
+        changed(folder, num_transformer_submodules=2, num_attention_heads=2)
+    refused(folder, tiny_base("whisper"), "tiny-whisper takes none from outside")
 
 
 def test_prompts_for_bases_that_take_none(folder) -> None:

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from foreword.errors import ImportFormatError
 from foreword.export import export_prefix, import_prefix
-from foreword.prefix import KV, Prefix
+from foreword.prefix import Prefix
 from peft_helpers import CONTROL, LENGTH, TOLERANCE, attached, batch_of, difference, logits_of, task_of, trained_adapter
 from tiny import VARIANTS, random_batch, tiny_base, tiny_model
 
@@ -106,21 +105,3 @@ def test_a_prompt_of_peft_goes_back_as_prefix_tuning(tmp_path) -> None:
     model, batch = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "prefix").eval(), batch_of("llama")
     assert model.peft_config["default"].peft_type == "PREFIX_TUNING"
     assert difference(logits_of(model, batch), logits_of(trained, batch)) < TOLERANCE
-
-
-@pytest.mark.parametrize("kind", ["t5", "bart"])
-@pytest.mark.parametrize("layers", [3, 4])
-def test_why_prefix_tuning_of_encoder_decoders_is_refused(kind, layers, tmp_path) -> None:
-    """PEFT's keys and values, attached as they are, give other logits; of an even number of layers two share them."""
-    names = ("num_layers", "num_decoder_layers") if kind == "t5" else ("encoder_layers", "decoder_layers")
-    changes = dict.fromkeys(names, layers)
-    config = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=LENGTH)
-    model, base = trained_adapter(kind, config, tmp_path, **changes), tiny_base(kind, **changes)
-    with pytest.raises(ImportFormatError, match="in an encoder–decoder PEFT counts the prefix"):
-        import_prefix(tmp_path, base)
-    with torch.no_grad():
-        cache = model.get_prompt(1).self_attention_cache.layers
-    slots = {f"decoder.{number}": KV(layer.keys[0], layer.values[0]) for number, layer in enumerate(cache)}
-    found = attached(base, Prefix(slots, 0, base.fingerprint), batch_of(kind))
-    assert difference(found, logits_of(model, batch_of(kind))) > CONTROL
-    assert torch.equal(cache[0].keys, cache[layers // 2].keys) == (layers % 2 == 0)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from foreword.attach.relative import Relative
 from foreword.attention import backends
 from foreword.attention.additions import add, reference_add
 from foreword.attention.call import AttentionCall, MaskCache
@@ -58,6 +59,7 @@ class Attachment:
         assignment = [None if row is None else number[id(row)] for row in rows]
         self.packed = None if packed is None else Segments(tuple(packed), tuple(packed))
         self.offsets = [0 if row is None else row.position_offset for row in rows]
+        self._offset_of = [prefix.position_offset for prefix in distinct]
         self.rows = RowMap(assignment, [prefix.length for prefix in distinct])
         self.prefixes = [_on_device(prefix, parameter) for prefix in distinct]
         self.has_embeddings = any(prefix.embeddings is not None for prefix in self.prefixes)
@@ -106,18 +108,24 @@ class Attachment:
         counts = placed(lengths, device)
         return positions + placed(offsets, device).repeat_interleave(counts, output_size=sum(lengths))
 
-    def run(self, slot: str, call: AttentionCall) -> Tensor:
-        """Return the attention output `[B, H, n, d_v]` of one slot."""
+    def run(self, slot: str, call: AttentionCall, relative: Relative | None = None) -> Tensor:
+        """Return the attention output `[B, H, n, d_v]` of one slot.
+
+        relative: the relative bias of a prefix with an offset; None: there is none.
+        """
         if self.captured is not None:
             self.captured[slot] = KV(call.key, call.value)
         if self.observer is not None:
             self.observer(slot, call)
         if self._backend == "reference":
-            return self._reference(slot, call)
+            return self._reference(slot, call, relative)
         flash = backends.choose(call) if self._backend == "auto" else None
         tokens = call.query.shape[2]
         batch, row_tokens = (call.batch, tokens) if self.packed is None else (tokens, 1)  # a packed token is a row
-        output = two_part_attention(call, self.shared(slot, batch, row_tokens, call.query.device), flash, self.packed)
+        shared = self.shared(slot, batch, row_tokens, call.query.device)
+        if relative is not None and shared is not None:
+            shared = shared._replace(bias=self._bias(slot, call, relative))
+        output = two_part_attention(call, shared, flash, self.packed)
         return self._add(slot, call, output, batch) if self._has_additions else output
 
     def shared(self, slot: str, batch: int, tokens: int, device: torch.device) -> Shared | None:
@@ -143,6 +151,24 @@ class Attachment:
             return None
         numbers = tuple(lengths)
         return self._tokens.plan(numbers, tuple(lengths.values()), batch, tokens, device), numbers
+
+    def _bias(self, slot: str, call: AttentionCall, relative: Relative) -> tuple[Tensor, ...] | None:
+        """Return `Shared.bias` of one slot; None: no prefix in it has an offset. The layers of a pass share it."""
+        batch, _, tokens, _ = call.query.shape
+        planned = self._plans[slot, batch, tokens, call.query.device]
+        if planned is None or not any(self._offset_of[number] for number in planned[1]):
+            return None
+        segments, numbers = planned[0].segments, planned[1]
+
+        def made() -> tuple[Tensor, ...]:
+            pieces = iter(
+                relative.bias(length, self._offset_of[number], call.query).repeat(1, queries // tokens, 1)
+                for number, length, queries in zip(numbers, segments.keys, segments.queries, strict=True)
+            )
+            return tuple(torch.stack([next(pieces) for _ in range(count)]) for count, _, _ in segments.runs)
+
+        key = numbers, segments.keys, batch, tokens, relative.past, call.query.dtype, call.query.device
+        return self.masks.kept(key, made) if relative.keeps else made()
 
     def _end_to_end(self, slot: str, numbers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return keys and values of the prefixes `numbers`, concatenated.
@@ -174,10 +200,10 @@ class Attachment:
                 output = add(output, call, addition, self._tokens.index(number, batch, call.query.device))
         return output if self.packed is None else output.transpose(0, 2)
 
-    def _reference(self, slot: str, call: AttentionCall) -> Tensor:
+    def _reference(self, slot: str, call: AttentionCall, relative: Relative | None) -> Tensor:
         """Compute one packed row after another, or the whole batch at once."""
         if self.packed is None:
-            return self._reference_rows(slot, call, self.rows.expand(call.batch))
+            return self._reference_rows(slot, call, self.rows.expand(call.batch), relative)
         lengths = list(self.packed.queries)
         pieces = [torch.split(tensor, lengths, 2) for tensor in (call.query, call.key, call.value)]
         outputs = [
@@ -186,9 +212,17 @@ class Attachment:
         ]
         return torch.cat(outputs, 2)
 
-    def _reference_rows(self, slot: str, call: AttentionCall, rows: list[int | None]) -> Tensor:
+    def _reference_rows(
+        self, slot: str, call: AttentionCall, rows: list[int | None], relative: Relative | None = None
+    ) -> Tensor:
         prefixes = [None if row is None else self.prefixes[row] for row in rows]
-        output = reference_attention(call, [None if prefix is None else prefix.slots.get(slot) for prefix in prefixes])
+        kvs = [None if prefix is None else prefix.slots.get(slot) for prefix in prefixes]
+        biases: list[Tensor | None] = [None] * len(kvs)
+        if relative is not None:
+            offsets = [0 if row is None else self._offset_of[row] for row in rows]
+            pairs = zip(kvs, offsets, strict=True)
+            biases = [None if kv is None else relative.bias(kv.length, offset, call.query) for kv, offset in pairs]
+        output = reference_attention(call, kvs, biases)
         additions = [None if prefix is None else prefix.additions.get(slot) for prefix in prefixes]
         return reference_add(output, call, additions)
 

@@ -13,7 +13,8 @@ from foreword.attach.attachment import Attachment
 from foreword.attach.state import State
 from foreword.attention.call import refuse_attentions
 from foreword.errors import AttachError, BatchMismatchError
-from foreword.models.slots import ModelSlots, Stack
+from foreword.models.slots import ModelSlots
+from foreword.models.stacks import Stack
 
 
 class Entry:
@@ -86,20 +87,27 @@ class Entry:
 
     def _positions(self, arguments: dict[str, Any], attachment: Attachment) -> None:
         limit, tokens = self._stack.position_limit, positions.tokens_of(arguments)
-        highest = max(attachment.offsets)
+        highest = max(attachment.offsets) if self._stack.shift in ("arguments", "table") else 0
         # on the cache route the prefix is in the cache view, so the model would count its tokens
         explicit = highest > 0 or (self._slots.route == "cache" and self._slots.explicit_positions)
         if tokens is None or (limit is None and not explicit):
             return
         batch, n = tokens.shape[:2]
         offsets = attachment.offset_tensor(batch, tokens.device)
-        keep_own = min(attachment.offsets) == 0 and not self._slots.counts_mask
-        shifted = positions.shifted_positions(arguments, offsets, keep_own) if explicit else None
+        shifted = self._shifted(arguments, attachment, offsets) if explicit else None
         if limit is not None and not torch.compiler.is_compiling():
             bound = int(positions.past_length(arguments)) + n + highest
             positions.check_limit(arguments, shifted, limit, bound, highest)
-        if shifted is not None and "position_ids" in self._names:
+        if self._stack.shift == "table":
+            self._state.this_pass.positions = shifted
+        elif shifted is not None and "position_ids" in self._names:
             arguments["position_ids"] = shifted
+
+    def _shifted(self, arguments: dict[str, Any], attachment: Attachment, offsets: Tensor) -> Tensor:
+        if self._stack.shift == "table":  # such a stack counts padding
+            return positions.running(arguments) + offsets
+        keep_own = min(attachment.offsets) == 0 and not self._slots.counts_mask
+        return positions.shifted_positions(arguments, offsets, keep_own)
 
 
 def parameters_of(module: nn.Module) -> list[str]:

@@ -6,12 +6,14 @@ together with a mask function. Without one, Transformers would make no mask, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foreword.attach.attachment import Attachment
+from foreword.attach.relative import Relative
 from foreword.attach.state import PerThread, State
 from foreword.attention.call import normalise
 from foreword.errors import AttachError
@@ -28,10 +30,13 @@ class _Calls:
 
 
 class Site:
-    """Connects an attention module with its model's state and with the slots it reads, in the order of its calls."""
+    """Connects an attention module with its model's state and with the slots it reads, in the order of its calls.
 
-    def __init__(self, state: State, names: tuple[str, ...]) -> None:
-        self.state = state
+    relative: the module with the table of the relative bias that the keys of a prefix get here; None: they get none.
+    """
+
+    def __init__(self, state: State, names: tuple[str, ...], relative: Any = None) -> None:
+        self.state, self.relative = state, relative
         self._names = names
         self._calls = PerThread(_Calls)
 
@@ -53,12 +58,17 @@ class Site:
         self._calls.of.number = 0
 
 
-def install(model: nn.Module, readers: dict[str, tuple[str, ...]], state: State) -> list[Site]:
-    """Put a `Site` on every module in `readers` (module path → the slots it reads), and return them."""
+def install(
+    model: nn.Module, readers: dict[str, tuple[str, ...]], state: State, relative: Mapping[str, nn.Module]
+) -> list[Site]:
+    """Put a `Site` on every module in `readers` (module path → the slots it reads), and return them.
+
+    relative: module path → `Site.relative`, for those that have one.
+    """
     _register()
     sites = []
     for path, names in readers.items():
-        site = model.get_submodule(path).__dict__[_SITE] = Site(state, names)
+        site = model.get_submodule(path).__dict__[_SITE] = Site(state, names, relative.get(path))
         sites.append(site)
     return sites
 
@@ -102,7 +112,10 @@ def _attention(
         others,
         attachment.masks,
     )
-    return attachment.run(site.next_slot(), call).transpose(1, 2).contiguous(), None
+    relative = None
+    if site.relative is not None and any(attachment.offsets):
+        relative = Relative(site.relative, call.query.shape[2], site.state.this_pass.past)
+    return attachment.run(site.next_slot(), call, relative).transpose(1, 2).contiguous(), None
 
 
 def _rescaled(module: Any, query: Tensor, attachment: Attachment, past: int | Tensor) -> Tensor:

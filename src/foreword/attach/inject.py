@@ -22,8 +22,10 @@ from foreword.attach.changing import changing_models
 from foreword.attach.disguise import config_disguise, is_disguised, model_disguise
 from foreword.attach.entry import Entry, by_name, parameters_of
 from foreword.attach.state import State
+from foreword.attach.table import PositionTable
 from foreword.errors import AttachError, BatchMismatchError
 from foreword.models.slots import ModelSlots
+from foreword.models.stacks import TABLE, bias_of
 from foreword.prefix import Prefix
 
 
@@ -93,13 +95,23 @@ class Injector:
             self._hooks.append(module.register_forward_pre_hook(entry.before, with_kwargs=True))
             if entry.view is not None:
                 self._hooks.append(module.register_forward_hook(entry.view.put_back))
+            if stack.shift == "table":
+                embedding = module.get_submodule(TABLE)
+                reading = PositionTable(self.state, embedding)
+                self._hooks.append(embedding.register_forward_pre_hook(reading.before, with_kwargs=True))
+                self._hooks.append(embedding.register_forward_hook(reading.after))
         self._disguise(model, model_disguise)
         if self._slots.route == "attention":
             self._install_function(model)
 
     def _install_function(self, model: Any) -> None:
         """Make every attention module of the stacks call Foreword's function in contexts with an attachment."""
-        sites = function.install(model, dict(self._slots.readers), self.state)
+        slots = self._slots
+        relative: dict[str, nn.Module] = {}
+        if slots.biased:
+            biased = [slot.module for slot in slots.slots if slot.role == "decoder"]
+            relative = dict.fromkeys(biased, bias_of(self._stacks[-1]))
+        sites = function.install(model, dict(slots.readers), self.state, relative)
         self.state.each_pass = [site.start for site in sites if site.counts]
         if model.config.get_text_config() is not model.config:
             self._hooks.append(model.register_forward_pre_hook(self._count_positions, with_kwargs=True))

@@ -22,7 +22,7 @@ def shifted_positions(arguments: dict[str, Any], offsets: Tensor, keep_own: bool
     if position_ids is not None:
         return position_ids + offsets
     shifted = counted(arguments) + offsets
-    return torch.where(offsets > 0, shifted, _running(arguments)) if keep_own else shifted
+    return torch.where(offsets > 0, shifted, running(arguments)) if keep_own else shifted
 
 
 def check_limit(arguments: dict[str, Any], shifted: Tensor | None, limit: int, bound: int, offset: int) -> None:
@@ -69,10 +69,11 @@ def counted(arguments: dict[str, Any]) -> Tensor:
             return (mask.long().cumsum(-1) - 1).clamp(min=0).index_select(1, places.view(-1)).to(tokens.device)
         if mask.shape[1] >= past + n:  # the mask of a static cache is longer
             return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past : past + n].to(tokens.device)
-    return _running(arguments)
+    return running(arguments)
 
 
-def _running(arguments: dict[str, Any]) -> Tensor:
+def running(arguments: dict[str, Any]) -> Tensor:
+    """Return positions `[1, n]` that continue from the cache, padding counted."""
     tokens = tokens_of(arguments)
     if tokens is None:
         raise PositionError("positions can't be counted: the call has neither input_ids nor inputs_embeds")

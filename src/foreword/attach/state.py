@@ -29,10 +29,14 @@ class PerThread(threading.local, Generic[Kept]):
 
 
 class Pass:
-    """The forward pass that a thread is in. past: tokens cached before it."""
+    """The forward pass that a thread is in. past: tokens cached before it.
+
+    positions: `[B or 1, n]`, what the stack's table of positions is to read; None: what the stack asks it for.
+    """
 
     def __init__(self) -> None:
         self.past: int | Tensor = 0
+        self.positions: Tensor | None = None
 
 
 class State:
@@ -65,4 +69,4 @@ class State:
             attachment.masks.clear()  # layers share masks within a pass; between passes a mask may change in place
         for start in self.each_pass:
             start()
-        self.this_pass.past = past
+        self.this_pass.past, self.this_pass.positions = past, None

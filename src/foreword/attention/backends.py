@@ -10,7 +10,7 @@ Autograd differentiates `math`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -65,11 +65,20 @@ class Flash:
     varlen: Varlen | None = None
 
     def forward_segments(
-        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        segments: Segments,
+        causal: bool,
+        scale: float,
+        masks: Sequence[Tensor] | None = None,
     ) -> Part:
         """Return output `[1, H, N, d]` and log-sum-exp `[1, H, N]`.
 
         query: `[1, H, N, d]`. key, value: `[1, H_kv, M, d]`.
+        masks: an additive mask for each run of `segments`, `[segments of the run, H, queries, keys]`; no varlen kernel
+        takes them.
         """
         if self.varlen is not None:
             return self.varlen.forward(query, key, value, segments, causal, scale)
@@ -78,11 +87,11 @@ class Flash:
                 as_batch(query, count, queries),
                 as_batch(key, count, keys),
                 as_batch(value, count, keys),
-                None,
+                mask,
                 causal,
                 scale,
             )
-            for count, queries, keys in segments.runs
+            for (count, queries, keys), mask in _with_masks(segments, masks)
         ]
         outputs, lses = [from_batch(part.output) for part in parts], [from_batch(part.lse) for part in parts]
         return Part(concatenated(outputs), concatenated(lses))
@@ -97,19 +106,27 @@ class Flash:
         segments: Segments,
         causal: bool,
         scale: float,
+        masks: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of query, key and value, in their shapes. part: merged output and log-sum-exp."""
         if self.varlen is not None:
             return self.varlen.backward(grad, query, key, value, part, segments, causal, scale)
         gradients = []
-        for count, queries, keys in segments.runs:
+        for (count, queries, keys), mask in _with_masks(segments, masks):
             merged = Part(as_batch(part.output, count, queries), as_batch(part.lse, count, queries))
             inputs = (as_batch(grad, count, queries), as_batch(query, count, queries))
             keys_values = (as_batch(key, count, keys), as_batch(value, count, keys))
-            run_gradients = self.backward(*inputs, *keys_values, merged, None, causal, scale)
+            run_gradients = self.backward(*inputs, *keys_values, merged, mask, causal, scale)
             gradients.append([from_batch(gradient) for gradient in run_gradients])
         dq, dk, dv = ([run_gradients[index] for run_gradients in gradients] for index in range(3))
         return concatenated(dq), concatenated(dk), concatenated(dv)
+
+
+def _with_masks(
+    segments: Segments, masks: Sequence[Tensor] | None
+) -> Iterator[tuple[tuple[int, slice, slice], Tensor | None]]:
+    for index, run in enumerate(segments.runs):
+        yield run, None if masks is None else masks[index]
 
 
 def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Part:
@@ -220,10 +237,11 @@ def choose(call: AttentionCall) -> Flash | None:
     return None
 
 
-def math_part(call: AttentionCall, key: Tensor, value: Tensor, *, local: bool) -> Part:
+def math_part(call: AttentionCall, key: Tensor, value: Tensor, *, local: bool, bias: Tensor | None = None) -> Part:
     """Compute one part in plain tensor operations.
 
     local: True applies the mask, the hidden queries and the causality of `call`; False applies none of them.
+    bias: added to the scores, `[H, n, m]`; None: nothing is.
     """
     groups = call.query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -235,6 +253,8 @@ def math_part(call: AttentionCall, key: Tensor, value: Tensor, *, local: bool) -
         scores = scores + causal_mask(scores.shape[-1], scores)
     if local and call.mask is not None:
         scores = scores + call.mask.to(scores.dtype)
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
     hidden = call.hidden.unsqueeze(-1) if local and call.hidden is not None else None
     if hidden is not None:
         scores = scores.masked_fill(hidden, 0.0)  # keeps softmax and its gradient finite

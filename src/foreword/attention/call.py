@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ class MaskCache:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], tuple[Any, Tensor, Tensor | None]] = {}
+        self._made: dict[Any, tuple[Tensor, ...]] = {}
 
     def additive(
         self, mask: Tensor | None, bias: Tensor | None, query: Tensor, length: int, causal: bool
@@ -57,8 +59,16 @@ class MaskCache:
             self._known = dict(list(self._known.items())[-3:]) | {key: known}
         return known[1:]
 
+    def kept(self, key: Any, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return what `make` returned for `key` since the last `clear`; it is called if that was never."""
+        found = self._made.get(key)
+        if found is None:
+            found = make()
+            self._made = self._made | {key: found}
+        return found
+
     def clear(self) -> None:
-        self._known = {}
+        self._known, self._made = {}, {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,7 @@ class AttentionCall:
     """query `[B, H, n, d_k]`, key `[B, H_kv, t, d_k]`, value `[B, H_kv, t, d_v]`, all of one dtype.
 
     mask: None, or additive (0 or −∞, or a finite bias) of the query's dtype, `[B, 1 or H, n, t]`. It
-    covers the keys of the tokens only; the keys of a prefix have bias 0.
+    covers the keys of the tokens only; what the keys of a prefix get is `Shared.bias`.
     sinks: `[H]`, for each head the logit of one more key, whose value is zero (gpt-oss); or None.
     hidden: queries that see no key, boolean `[B, 1 or H, n]`; None if there are none.
     causal: query i sees keys 0…i; only together with mask None and n == t.

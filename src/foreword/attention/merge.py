@@ -4,7 +4,7 @@
 
 This equals attention over the concatenation, because a softmax over two blocks is the mean of the
 blocks' softmaxes weighted by their partition functions (the identity behind flash attention's
-tiling, Dao et al. 2022, §3.1, and ring attention, Liu et al. 2023). The prefix part has no mask and
+tiling, Dao et al. 2022, §3.1, and ring attention, Liu et al. 2023). The prefix part has no mask (at most T5's bias) and
 is the same for each row. So the queries of all rows are folded into one axis, and the prefix is never expanded.
 Rows with different prefixes are segments of that axis, sorted by prefix; see `segments`.
 
@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foreword.attention import decoding
-from foreword.attention.backends import Flash, Part, math_part
+from foreword.attention.backends import FLASH_CPU, Flash, Part, math_part
 from foreword.attention.call import NEG_INF, AttentionCall
 from foreword.attention.segments import Segments
-from foreword.attention.sharing import Plan, Shared, put, take
+from foreword.attention.sharing import Bias, Plan, Shared, put, take
 
 
 def two_part_attention(
@@ -42,8 +42,8 @@ def two_part_attention(
     if shared is not None:
         place = call.query.device, call.query.dtype
         shared = shared._replace(key=shared.key.to(*place), value=shared.value.to(*place))
-    if flash is None:
-        return _math(call, shared, packed)
+    if flash is None or (flash is not FLASH_CPU and shared is not None and shared.bias is not None):
+        return _math(call, shared, packed)  # other kernels take no bias
     width, value_width = call.query.shape[-1], call.value.shape[-1]
     widest = -(-max(width, value_width) // flash.multiple) * flash.multiple
     if {width, value_width} != {widest}:  # kernels need one width; zeros change neither scores nor outputs
@@ -52,20 +52,26 @@ def two_part_attention(
         )
         if shared is not None:
             shared = shared._replace(key=widen(shared.key, widest), value=widen(shared.value, widest))
-    plan, *kv = (None, None, None) if shared is None else shared
+    plan, *kv, bias = (None, None, None, None) if shared is None else shared
     if torch.is_grad_enabled():
         output: Tensor = TwoPart.apply(  # type: ignore[no-untyped-call]
-            call, flash, plan, packed, call.query, call.key, call.value, call.sinks, *kv
+            call, flash, plan, packed, bias, call.query, call.key, call.value, call.sinks, *kv
         )
-    elif shared is not None and packed is None and decoding.fits(call, flash, shared.plan):
+    elif shared is not None and packed is None and bias is None and decoding.fits(call, flash, shared.plan):
         output = decoding.attend(call, shared.plan.segments, shared.key, shared.value)
     else:
-        output = _two_parts(call, flash, plan, packed, *kv).output
+        output = _two_parts(call, flash, plan, packed, bias, *kv).output
     return output[..., :value_width]
 
 
 def _two_parts(
-    call: AttentionCall, flash: Flash, plan: Plan | None, packed: Segments | None, pk: Tensor | None, pv: Tensor | None
+    call: AttentionCall,
+    flash: Flash,
+    plan: Plan | None,
+    packed: Segments | None,
+    bias: Bias,
+    pk: Tensor | None,
+    pv: Tensor | None,
 ) -> Part:
     """Return the merged output `[B, H, n, d]` and log-sum-exp `[B, H, n]`."""
     query, key, value, sinks = call.query, call.key, call.value, call.sinks
@@ -78,7 +84,8 @@ def _two_parts(
         part, hidden = with_sinks(_with_hidden(part, hidden, None), sinks), None
     if plan is None or pk is None or pv is None:
         return part
-    prefix = flash.forward_segments(take(fold(query), plan.order), pk[None], pv[None], plan.segments, False, scale)
+    inputs = take(fold(query), plan.order), pk[None], pv[None]
+    prefix = flash.forward_segments(*inputs, plan.segments, False, scale, bias)
     return _merged(part, prefix, plan.order, hidden)
 
 
@@ -92,6 +99,7 @@ class TwoPart(torch.autograd.Function):
         flash: Flash,
         plan: Plan | None,
         packed: Segments | None,
+        bias: Bias,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -99,16 +107,16 @@ class TwoPart(torch.autograd.Function):
         pk: Tensor | None,
         pv: Tensor | None,
     ) -> Tensor:
-        part = _two_parts(call, flash, plan, packed, pk, pv)
+        part = _two_parts(call, flash, plan, packed, bias, pk, pv)
         ctx.save_for_backward(query, key, value, call.mask, part.output, part.lse, sinks, pk, pv)
-        ctx.settings = call.causal, call.scale, flash, plan, packed
+        ctx.settings = call.causal, call.scale, flash, plan, packed, bias
         return part.output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, output, lse, sinks, pk, pv = ctx.saved_tensors
-        causal, scale, flash, plan, packed = ctx.settings
+        causal, scale, flash, plan, packed, bias = ctx.settings
         part = Part(output, lse)
         if packed is None:
             dq, dk, dv = flash.backward(grad, query, key, value, part, mask, causal, scale)
@@ -119,11 +127,11 @@ class TwoPart(torch.autograd.Function):
             order, segments = plan
             merged = Part(take(fold(output), order), take(fold_lse(lse), order))
             inputs = take(fold(grad), order), take(fold(query), order), pk[None], pv[None]
-            dq_prefix, dpk, dpv = flash.backward_segments(*inputs, merged, segments, False, scale)
+            dq_prefix, dpk, dpv = flash.backward_segments(*inputs, merged, segments, False, scale, bias)
             dq = _plus(dq, dq_prefix, order)
             dpk, dpv = dpk[0], dpv[0]
-        dsinks = None if sinks is None or not ctx.needs_input_grad[7] else _sinks_gradient(grad, part, sinks)
-        return (None, None, None, None, dq, dk, dv, dsinks, dpk, dpv)
+        dsinks = None if sinks is None or not ctx.needs_input_grad[8] else _sinks_gradient(grad, part, sinks)
+        return (None, None, None, None, None, dq, dk, dv, dsinks, dpk, dpv)
 
 
 def _math(call: AttentionCall, shared: Shared | None, packed: Segments | None) -> Tensor:
@@ -135,17 +143,19 @@ def _math(call: AttentionCall, shared: Shared | None, packed: Segments | None) -
         return part.output
     order, segments = shared.plan
     prefix_call = replace(call, query=take(fold(call.query), order), key=shared.key[None], value=shared.value[None])
-    prefix = _math_segments(prefix_call, segments, local=False)
+    prefix = _math_segments(prefix_call, segments, shared.bias, local=False)
     return _merged(part, prefix, order, None).output
 
 
-def _math_segments(call: AttentionCall, segments: Segments, local: bool = True) -> Part:
+def _math_segments(call: AttentionCall, segments: Segments, bias: Bias = None, local: bool = True) -> Part:
+    biases = [None] * len(segments.queries) if bias is None else [one for run in bias for one in run]
     queries = torch.split(call.query, list(segments.queries), 2)
     pairs = zip(
         torch.split(call.key, list(segments.keys), 2), torch.split(call.value, list(segments.keys), 2), strict=True
     )
     parts = [
-        math_part(replace(call, query=query), *pair, local=local) for query, pair in zip(queries, pairs, strict=True)
+        math_part(replace(call, query=query), *pair, local=local, bias=one)
+        for query, pair, one in zip(queries, pairs, biases, strict=True)
     ]
     return Part(torch.cat([part.output for part in parts], 2), torch.cat([part.lse for part in parts], 2))
 

@@ -5,6 +5,8 @@ It is short and slow on purpose. Parity tests compare the two-part form in `merg
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,15 +15,19 @@ from foreword.attention.call import NEG_INF, AttentionCall, causal_mask
 from foreword.prefix import KV
 
 
-def reference_attention(call: AttentionCall, rows: list[KV | None]) -> Tensor:
+def reference_attention(
+    call: AttentionCall, rows: list[KV | None], biases: Sequence[Tensor | None] | None = None
+) -> Tensor:
     """Return the attention output `[B, H, n, d_v]`. `rows[b]` is the prefix of batch row b, or None.
 
-    Row b computes softmax(s · q [P_K; K]ᵀ + [0; mask]) [P_V; V]; a sink is one more column without a value.
+    Row b computes softmax(s · q [P_K; K]ᵀ + [bias; mask]) [P_V; V]; a sink is one more column without a value.
+    biases: the position bias of each row's prefix, `[H, n, m]`, or None for 0.
     """
-    return torch.cat([_one_row(call, index, kv) for index, kv in enumerate(rows)])
+    biases = biases or [None] * len(rows)
+    return torch.cat([_one_row(call, index, kv, biases[index]) for index, kv in enumerate(rows)])
 
 
-def _one_row(call: AttentionCall, index: int, kv: KV | None) -> Tensor:
+def _one_row(call: AttentionCall, index: int, kv: KV | None, bias: Tensor | None) -> Tensor:
     query, key, value = (tensor[index : index + 1] for tensor in (call.query, call.key, call.value))
     length = 0 if kv is None else kv.length
     if kv is not None:
@@ -35,6 +41,8 @@ def _one_row(call: AttentionCall, index: int, kv: KV | None) -> Tensor:
     scores = scores.float() if scores.dtype.itemsize < 4 else scores
     if (mask := _local_mask(call, index, scores)) is not None:
         scores = scores + F.pad(mask.to(scores.dtype), (length, 0))
+    if bias is not None:
+        scores = scores + F.pad(bias.to(scores.dtype), (0, scores.shape[-1] - length))
     if call.sinks is not None:
         column = call.sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
         scores = torch.cat([scores, column], dim=-1)

@@ -15,6 +15,8 @@ from foreword.attention.segments import Segments
 from foreword.errors import BatchMismatchError
 from foreword.placing import placed
 
+Bias = tuple[Tensor, ...] | None
+
 
 class Plan(NamedTuple):
     """Which queries of one attention call see which prefix.
@@ -28,11 +30,16 @@ class Plan(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """The concatenated prefixes of one slot, key `[H_kv, M, d_k]` and value `[H_kv, M, d_v]`, and their plan."""
+    """The concatenated prefixes of one slot, key `[H_kv, M, d_k]` and value `[H_kv, M, d_v]`, and their plan.
+
+    bias: added to the scores of the prefixes, for each run of the plan's segments `[segments of the run, H, queries,
+    virtual tokens]`; None: nothing is added.
+    """
 
     plan: Plan
     key: Tensor
     value: Tensor
+    bias: Bias = None
 
 
 class RowMap:

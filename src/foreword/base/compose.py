@@ -32,7 +32,7 @@ from foreword.errors import (
 from foreword.models.architectures import architecture_of
 from foreword.models.shapes import caches_latents
 from foreword.prefix import KV, Prefix
-from foreword.prefix.described import no_cache
+from foreword.prefix.described import ENCODER_DECODER, no_cache
 
 
 def from_text(base: FrozenModel, text: str, *, length: int | None = None) -> Prefix:
@@ -46,7 +46,7 @@ def to_cache(base: FrozenModel, prefix: Prefix, batch_size: int = 1) -> DynamicC
     if batch_size < 1:
         raise ConfigError("batch_size", f"must be 1 or more, not {batch_size}")
     windows = [slot.sliding_window for slot in base.slots if slot.sliding_window is not None]
-    reason = no_cache(prefix)
+    reason = no_cache(prefix) or (ENCODER_DECODER if base.model.config.is_encoder_decoder else None)
     if reason is None and caches_latents(base.model):
         reason = f"{base.name} caches what keys and values are made of, not themselves"
     if reason is None and windows and prefix.length >= min(windows):
@@ -127,15 +127,21 @@ def concat(first: Prefix, second: Prefix, base: FrozenModel) -> Prefix:
         True
 
     With rotary positions the keys of `second` are rotated, so that it stands behind `first` as text would; the offset
-    is the sum of both. If a base takes no positions from outside (encoders, T5, BART), both have offset 0, and so has
-    the result. ALiBi counts positions by itself. A slot that only one of them has is taken from that one.
+    is the sum of both. In encoders, T5 and BART both have offset 0 as a rule, and so has the result. ALiBi counts
+    positions by itself. A slot that only one of them has is taken from that one.
     Raises `PrefixMismatchError` unless both join attention by softmax. Raises `PositionError` for learned positions,
-    whose keys can't be moved, and if the offset can't be changed.
+    whose keys can't be moved, for T5 if the prefixes don't stand as PEFT's do (each offset the length) nor both have
+    offset 0, and if the offset can't be changed.
     """
     for prefix in (first, second):
         _require_cache(prefix)
         base.require_fit(prefix)
     moved, offset = second, first.position_offset + second.position_offset
+    if base.model_slots.biased and offset and any(_stands_apart(prefix) for prefix in (first, second)):
+        raise PositionError(
+            f"in {base.name} an offset gives every key of a prefix a place, from 0 on; only prefixes whose offset is "
+            "the length in every layer can stand one behind the other"
+        )
     if first.position_offset and second.position_offset:
         positions = architecture_of(base.model).positions
         if positions == "learned":
@@ -185,6 +191,12 @@ def _require_cache(prefix: Prefix) -> None:
         raise PrefixMismatchError(
             f"a prefix of merge {prefix.merge!r} is more than keys and values; only those of softmax go together"
         )
+
+
+def _stands_apart(prefix: Prefix) -> bool:
+    """Return True unless the tokens follow the prefix in each of the decoder's own slots."""
+    lengths = {kv.length for name, kv in prefix.slots.items() if name.startswith("decoder.")} or {0}
+    return lengths != {prefix.position_offset}
 
 
 def _joined(first: KV | None, second: KV | None) -> KV:

@@ -104,8 +104,8 @@ class FrozenModel:
     def default_offset(self, length: int) -> int:
         """Return the default position offset of a prefix of `length` virtual tokens.
 
-        Decoders: `length`, the KV-cache convention. Encoders and encoder–decoders: 0, since they have
-        few positions (BERT) or take none from outside (T5, BART).
+        Decoders: `length`, the KV-cache convention. Encoders and encoder–decoders: 0, since they have few positions
+        (BERT) or take none as an argument (T5, BART).
         """
         return length if self._model_slots.default_offset else 0
 
@@ -146,7 +146,7 @@ class FrozenModel:
 
         prefix: a `Prefix` for all rows; a list with one entry per batch row (`None`: the plain base);
         or None. If a call has k rows per entry, as in beam search, row r uses entry r // k.
-        Real tokens' positions are shifted by each row's `position_offset`.
+        Real tokens' positions are shifted by each row's `position_offset`; in an encoder–decoder the decoder's.
         backend: "auto" (flash where it fits), "math", or "reference" (slow, for checking).
         packed: tokens of each row, if the model is called with all rows one after another in a single row,
         `input_ids [1, Σ tokens]`, without padding, mask or cache. A token then sees only its own row.
@@ -230,11 +230,7 @@ class FrozenModel:
                     f"but {self.name} has {field} {value}"
                 )
         self._require_slots(prefix)
-        if prefix.position_offset and not self._model_slots.shifts:
-            raise PositionError(
-                f"the prefix has position_offset {prefix.position_offset}, but {self.name} takes no positions from "
-                "outside; its prefixes have offset 0"
-            )
+        self._require_offset(prefix)
         self._warn_of_weights(prefix.base)
 
     def _require_slots(self, prefix: Prefix) -> None:
@@ -245,6 +241,19 @@ class FrozenModel:
         for name, kv in prefix.slots.items():
             _require_shape(slots[name], kv, self.name)
         prefix.kind.require_fit(prefix.slots, prefix.extras, slots, self.embedding_width, self.name)
+
+    def _require_offset(self, prefix: Prefix) -> None:
+        offset, slots = prefix.position_offset, self._model_slots
+        if offset and not slots.shifts:
+            raise PositionError(
+                f"the prefix has position_offset {offset}, but {self.name} takes no positions from outside; its "
+                "prefixes have offset 0"
+            )
+        if offset and slots.biased and not prefix.kind.is_cache:
+            raise PositionError(
+                f"the prefix has position_offset {offset}, which in {self.name} acts on keys within the softmax only; "
+                f"prefixes of merge {prefix.merge!r} have offset 0 there"
+            )
 
     def _warn_of_weights(self, made_on: Fingerprint) -> None:
         if None in (self.fingerprint.weights, made_on.weights) or self.fingerprint.weights == made_on.weights:

@@ -85,7 +85,7 @@ def _swept(base: Base, config: CompressConfig, prefix: Prefix, progress: Progres
     choices = [parse(name) for name in config.choices or default_names(base, prefix)]
     by_mass = any(choice.needs_mass for choice in choices)
     if by_mass:
-        require_tokens(base)
+        require_tokens(base, prefix)
     rows = load_rows(base, prefix, config, needs_training=by_mass or config.recover > 0)
     measurer = _Sweep(base, config, prefix, rows)
     measurer.prepare(by_mass)

@@ -52,9 +52,14 @@ def kept_tokens(mass: Tensor, share: Fraction) -> Tensor:
     return mass.argsort(dim=1, descending=True, stable=True)[:, :count].sort(dim=1).values
 
 
-def require_tokens(base: Base) -> None:
-    """Raise `PositionError` or `CompressionError` if a prefix of `base` can't lose tokens."""
+def require_tokens(base: Base, prefix: Prefix) -> None:
+    """Raise `PositionError` or `CompressionError` if `prefix` of `base` can't lose tokens."""
     slots = base.model_slots
+    if slots.biased and prefix.position_offset:
+        raise PositionError(
+            f"in {base.name} a prefix with a position_offset has a place for each key, which the next one would take; "
+            "choose svd or int8, which keep every token"
+        )
     if slots.route != "cache":
         return
     advice = "choose svd or int8, which keep every token"

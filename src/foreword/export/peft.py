@@ -15,10 +15,11 @@ from foreword.export.base import BaseFiles, Exporter
 from foreword.export.peft_layout import (
     CONFIG,
     DTYPES,
-    ENCODER_DECODER,
     NAME,
     TENSORS,
+    decoder_layers,
     flattened,
+    for_decoder,
     smallest_window,
 )
 from foreword.files import read_json, write_json
@@ -55,10 +56,12 @@ class Peft(Exporter):
         return _no_prompt(prefix, base) if prefix.kind.inserted else _no_prefix(prefix, base)
 
     def write(self, prefix: Prefix, base: BaseFiles, folder: Path) -> None:
-        table = prefix.embeddings if prefix.kind.inserted else flattened(prefix.slots)
+        kvs = list(prefix.slots.values())
+        layers = for_decoder(kvs) if kvs and base.config.is_encoder_decoder else kvs
+        table = prefix.embeddings if prefix.kind.inserted else flattened(layers)
         if table is not None:
             save_file({NAME: table.detach().cpu().contiguous().clone()}, folder / TENSORS, metadata_of(prefix))
-        write_json(folder / CONFIG, _settings(prefix, base.config))
+        write_json(folder / CONFIG, _settings(prefix, base.config, len(layers) or prefix.base.num_layers))
 
     def usage(self, folder: Path, base: BaseFiles) -> str:
         auto = "AutoModelForSeq2SeqLM" if base.config.is_encoder_decoder else "AutoModelForCausalLM"
@@ -77,9 +80,8 @@ class Peft(Exporter):
 def _no_prefix(prefix: Prefix, base: BaseFiles) -> str | None:
     """Say why keys and values can't be PEFT's prefix tuning; None if they can."""
     known = ARCHITECTURES.get(prefix.base.model_type)
-    if prefix.kind.is_cache and known is not None and known.kind == "encoder-decoder":
-        return ENCODER_DECODER
-    if (reason := no_cache(prefix)) is not None:
+    both = prefix.kind.is_cache and known is not None and known.kind == "encoder-decoder"
+    if (reason := _no_decoders_prefix(prefix, base.config) if both else no_cache(prefix)) is not None:
         return reason
     if len({tuple(part.shape) for kv in prefix.slots.values() for part in kv}) > 1:
         return "PEFT has as many heads of one width in every layer; this base has not"
@@ -91,6 +93,25 @@ def _no_prefix(prefix: Prefix, base: BaseFiles) -> str | None:
     if window is not None and prefix.length >= window:
         return (
             f"it has {prefix.length:,} virtual tokens, of which PEFT drops what exceeds the base's window of {window:,}"
+        )
+    return None
+
+
+def _no_decoders_prefix(prefix: Prefix, config: Any) -> str | None:
+    """Say why keys and values of an encoder–decoder are none that PEFT gives to a decoder; None if they are."""
+    others = sorted({name.partition(".")[0] for name in prefix.slots} - {"decoder"})
+    if others:
+        return (
+            f"in an encoder–decoder PEFT's prefix is the decoder's own; this one has keys in {' and '.join(others)} too"
+        )
+    if list(prefix.slots) != [f"decoder.{layer}" for layer in range(decoder_layers(config))]:
+        return "PEFT's prefix has keys and values in every layer of the decoder"
+    if len({kv.length for kv in prefix.slots.values()}) > 1:
+        return "PEFT's prefix has as many tokens in every layer; this one has not"
+    if prefix.position_offset != prefix.length:
+        return (
+            f"PEFT's prefix moves the decoder's tokens up by its length {prefix.length}, but this one has "
+            f"position_offset {prefix.position_offset}"
         )
     return None
 
@@ -119,13 +140,13 @@ def _no_dtype(prefix: Prefix) -> str | None:
     )
 
 
-def _settings(prefix: Prefix, config: Any) -> dict[str, Any]:
+def _settings(prefix: Prefix, config: Any, layers: int) -> dict[str, Any]:
     """Return what `adapter_config.json` says. Every shape is given, so that PEFT derives none from the base."""
     source = prefix.base.source
     told = {
         "base_model_name_or_path": None if source is None or source == bundled.NAME or is_local(source) else source,
         "inference_mode": True,
-        "num_layers": prefix.base.num_layers,
+        "num_layers": layers,
         "num_transformer_submodules": 1,
         "num_virtual_tokens": prefix.length,
         "task_type": "SEQ_2_SEQ_LM" if config.is_encoder_decoder else "CAUSAL_LM",
@@ -134,6 +155,7 @@ def _settings(prefix: Prefix, config: Any) -> dict[str, Any]:
         heads = int(getattr(config.get_text_config(), "num_attention_heads", 1))
         told |= {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM"}
         return told | {"num_attention_heads": heads, "token_dim": prefix.embeddings.shape[1]}
+    told["num_transformer_submodules"] = 2 if config.is_encoder_decoder else 1
     heads, _, width = next(iter(prefix.slots.values())).key.shape
     told |= {"peft_type": "PREFIX_TUNING", "prefix_projection": False, "encoder_hidden_size": heads * width}
     return told | {"num_attention_heads": heads, "token_dim": heads * width}

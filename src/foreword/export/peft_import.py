@@ -19,10 +19,10 @@ from foreword.base import Base
 from foreword.base.prompts import insertion_obstacle, prompt_kind
 from foreword.errors import ImportFormatError, PrefixError, PrefixMismatchError
 from foreword.export.base import Importer
-from foreword.export.peft_layout import CONFIG, ENCODER_DECODER, unflattened
+from foreword.export.peft_layout import CONFIG, unflattened, used
 from foreword.export.peft_reading import Adapter, read_adapter, read_settings, read_table
 from foreword.models.architectures import architecture_of
-from foreword.prefix import EMBEDDINGS, Prefix
+from foreword.prefix import EMBEDDINGS, KV, Prefix
 from foreword.prefix.kinds import EMBEDDING
 
 
@@ -56,9 +56,10 @@ class PeftAdapter(Importer):
 
 @dataclass(frozen=True)
 class _Shape:
-    """What every layer of a decoder has."""
+    """What every layer of a decoder has. told: the layers of PEFT's table."""
 
     layers: int
+    told: int
     heads: int
     width: int
 
@@ -67,17 +68,29 @@ def _from_cache(adapter: Adapter, base: Base) -> Prefix:
     """Return the prefix of the keys and values that PEFT saved."""
     shape = _uniform(adapter, base)
     token_dim = shape.heads * shape.width
-    needed = {"num_layers": shape.layers, "num_attention_heads": shape.heads, "token_dim": token_dim}
+    needed = {"num_layers": shape.told, "num_attention_heads": shape.heads, "token_dim": token_dim}
     _require_fields(adapter, base, needed)
     _require_window(adapter, base)
-    table = read_table(adapter, adapter.length, 2 * shape.layers * token_dim)
-    keys, values = unflattened(table, shape.layers, shape.heads)
+    table = read_table(adapter, adapter.length, 2 * shape.told * token_dim)
+    keys, values = unflattened(table, shape.told, shape.heads)
     try:
+        if base.model.config.is_encoder_decoder:
+            return _of_decoder(keys, values, shape.layers, base)
         return base.prefix_from_kv(keys, values, position_offset=base.default_offset(adapter.length))
     except PrefixMismatchError:
         raise
     except PrefixError as error:
         raise ImportFormatError(f"{adapter.tensors}: {error}") from error
+
+
+def _of_decoder(keys: list[Tensor], values: list[Tensor], layers: int, base: Base) -> Prefix:
+    """Return the prefix of an encoder–decoder's decoder, whose tokens stand behind it."""
+    places = enumerate(used(layers, len(keys)))
+    slots = {f"decoder.{layer}": KV(keys[place].clone(), values[place].clone()) for layer, place in places}
+    prefix = Prefix(slots, keys[0].shape[1], base.fingerprint)
+    base.require_fit(prefix)
+    prefix.require_finite()
+    return prefix
 
 
 def _from_prompt(adapter: Adapter, base: Base) -> Prefix:
@@ -118,8 +131,15 @@ def _require_task(adapter: Adapter, base: Base) -> None:
     needed = "SEQ_2_SEQ_LM" if both else "CAUSAL_LM"
     if adapter.task not in (None, needed):
         raise PrefixMismatchError(f"{adapter.file}: task_type is {adapter.task}, {base.name} needs {needed}")
-    if both and adapter.is_cache:
-        raise ImportFormatError(f"{adapter.file}: {ENCODER_DECODER}; train it here instead")
+    if both and adapter.is_cache and not base.model_slots.shifts:
+        raise ImportFormatError(
+            f"{adapter.file}: in an encoder–decoder PEFT counts the prefix among the decoder's positions, and "
+            f"{base.name} takes none from outside; train it here instead"
+        )
+    if both and adapter.is_cache and adapter.copies != 2:
+        raise ImportFormatError(
+            f"{adapter.file}: num_transformer_submodules is {adapter.copies}; an encoder–decoder needs 2 (or null)"
+        )
     if not both and adapter.copies != 1:
         raise ImportFormatError(
             f"{adapter.file}: num_transformer_submodules is {adapter.copies}; a decoder needs 1 (or null)"
@@ -128,15 +148,31 @@ def _require_task(adapter: Adapter, base: Base) -> None:
 
 def _uniform(adapter: Adapter, base: Base) -> _Shape:
     """Return the shape that all layers have. Raises `ImportFormatError` if PEFT can't give each layer a prefix."""
-    shapes = {(slot.num_kv_heads, width) for slot in base.slots for width in (slot.key_dim, slot.value_dim)}
-    layers = base.fingerprint.num_layers
-    if len(shapes) > 1 or len(base.slots) != layers or architecture_of(base.model).recurrent:
+    slots = [slot for slot in base.slots if slot.role == "decoder"]
+    shapes = {(slot.num_kv_heads, width) for slot in slots for width in (slot.key_dim, slot.value_dim)}
+    both = bool(base.model.config.is_encoder_decoder)
+    layers = len(slots) if both else base.fingerprint.num_layers
+    if len(shapes) > 1 or len(slots) != layers or architecture_of(base.model).recurrent:
         raise ImportFormatError(
             f"{adapter.file}: the layers of {base.name} differ in their keys and values, or not all have some; PEFT's "
             "prefix has one shape, and acts on a part of them"
         )
     ((heads, width),) = shapes
-    return _Shape(layers, heads, width)
+    return _Shape(layers, _told_layers(adapter, layers, base) if both else layers, heads, width)
+
+
+def _told_layers(adapter: Adapter, layers: int, base: Base) -> int:
+    """Return how many layers the table for an encoder–decoder has, by default as many as the encoder, as in PEFT.
+
+    Raises `PrefixMismatchError` if they are too few for the decoder, or more than a prefix for `base` can have.
+    """
+    told, encoder = adapter.shape["num_layers"], base.fingerprint.num_layers
+    told = encoder if told is None else told
+    if not layers <= told <= max(2 * layers, encoder):
+        raise PrefixMismatchError(
+            f"{adapter.file}: num_layers is {told:,}; the decoder of {base.name} has {layers:,} layers"
+        )
+    return told
 
 
 def _require_window(adapter: Adapter, base: Base) -> None:

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from foreword.export.asking import asked, metadata_of
 from foreword.export.base import BaseFiles, Exporter
+from foreword.models.architectures import ARCHITECTURES
 from foreword.prefix import Prefix
-from foreword.prefix.described import no_cache
+from foreword.prefix.described import ENCODER_DECODER, no_cache
 
 FILE = "cache.safetensors"
 _USAGE = """import torch
@@ -39,7 +40,10 @@ class TransformersCache(Exporter):
     is_program = True
 
     def refusal(self, prefix: Prefix, base: BaseFiles) -> str | None:
-        return no_cache(prefix)
+        if (reason := no_cache(prefix)) is not None:
+            return reason
+        known = ARCHITECTURES.get(prefix.base.model_type)
+        return ENCODER_DECODER if known is not None and known.kind == "encoder-decoder" else None
 
     def write(self, prefix: Prefix, base: BaseFiles, folder: Path) -> None:
         tensors = {}

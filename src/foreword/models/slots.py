@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from torch import nn
 from foreword.errors import UnsupportedModelError
 from foreword.models.architectures import ARCHITECTURES, Architecture, Route, architecture_of, part_of
 from foreword.models.shapes import Shape, shape_of
+from foreword.models.stacks import Stack, make_stack, stack_of
 
-_ENTRY = {"input_ids", "inputs_embeds", "input_features", "pixel_values"}
 _CROSS = {"encoder_attn", "EncDecAttention", "crossattention", "cross_attn", "cross_attention", "encoder_attention"}
 _CACHE_LIMITS = (
     "the prefix is copied for every row and step",
@@ -54,19 +53,6 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Stack:
-    """A module that takes the tokens (or features) and runs layers.
-
-    shifts: True if the positions of real tokens can be raised by a prefix's offset.
-    position_limit: number of positions in a learned table; None without one.
-    """
-
-    path: str
-    shifts: bool
-    position_limit: int | None
-
-
-@dataclass(frozen=True)
 class ModelSlots:
     """slots: in layer order, `encoder.*` before `decoder.*` before `cross.*`.
 
@@ -99,8 +85,13 @@ class ModelSlots:
 
     @property
     def shifts(self) -> bool:
-        """True if a prefix can have a position offset other than 0."""
-        return all(stack.shifts for stack in self.stacks)
+        """True if a prefix can have a position offset other than 0. An encoder–decoder's last stack is its decoder."""
+        return self.stacks[-1].shift is not None
+
+    @property
+    def biased(self) -> bool:
+        """True if an offset acts on the prefix's keys in the decoder's own attention, and on nothing else (T5)."""
+        return self.stacks[-1].shift == "bias"
 
     @property
     def position_limit(self) -> int | None:
@@ -128,7 +119,7 @@ def find_slots(model: nn.Module, architecture: Architecture | None = None) -> Mo
             f"{type(model).__name__} has several towers of {architecture.attention}; attach to one of them"
         )
     paths = {path: None for slot in slots for path in (stack_of(slot.module, model),)}
-    stacks = tuple(_stack(path, model, architecture) for path in paths)
+    stacks = tuple(make_stack(path, model, architecture) for path in paths)
     text = part_of(config).get_text_config()
     cached = architecture.route == "cache"
     return ModelSlots(
@@ -138,7 +129,7 @@ def find_slots(model: nn.Module, architecture: Architecture | None = None) -> Mo
         architecture.route,
         _CACHE_LIMITS if cached else (),
         _without(slots, architecture, text),
-        architecture.kind == "decoder" and all(stack.shifts for stack in stacks),
+        architecture.kind == "decoder" and all(stack.shift for stack in stacks),
         architecture.positions != "alibi" and not getattr(text, "alibi", False),
         architecture.counts_mask,
         _packs(model, architecture),
@@ -247,38 +238,6 @@ def _role(path: str, architecture: Architecture) -> str:
 
 def _layer_number(path: str) -> int:
     return next(int(name) for name in path.split(".") if name.isdigit())
-
-
-def stack_of(path: str, model: nn.Module) -> str:
-    """Return the nearest module above `path` that takes tokens or features: `model.layers.0.self_attn` → `model`.
-
-    Raises `UnsupportedModelError` if there is none.
-    """
-    parts = path.split(".")
-    for size in range(len(parts) - 1, -1, -1):
-        parent = ".".join(parts[:size])
-        if _ENTRY & set(inspect.signature(model.get_submodule(parent).forward).parameters):
-            return parent
-    raise UnsupportedModelError(f"{type(model).__name__} has no module above {path} that takes tokens")
-
-
-def _stack(path: str, model: nn.Module, architecture: Architecture) -> Stack:
-    module = model.get_submodule(path)
-    takes_positions = "position_ids" in inspect.signature(module.forward).parameters
-    alibi = architecture.positions == "alibi"  # counts positions from the mask, which the cache route extends
-    shifts = (takes_positions or alibi) and architecture.kind != "encoder-decoder" and not architecture.after_padding
-    return Stack(path, shifts, _limit(module, model, architecture))
-
-
-def _limit(module: Any, model: Any, architecture: Architecture) -> int | None:
-    """Return the number of usable positions in the stack's table; None without a table."""
-    has_table = architecture.positions == "learned" or architecture.limit != "max_position_embeddings"
-    if not has_table or "input_features" in inspect.signature(module.forward).parameters:
-        return None
-    config = getattr(module, "config", model.config).get_text_config()
-    reserved = int(config.pad_token_id or 0) + 1 if architecture.after_padding else 0
-    limit = getattr(config, architecture.limit, None)
-    return None if limit is None else int(limit) - reserved
 
 
 def _without(slots: list[Slot], architecture: Architecture, config: Any) -> tuple[int, ...]:

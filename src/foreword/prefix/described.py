@@ -6,6 +6,8 @@ from typing import Any
 
 from foreword.shown import grouped
 
+ENCODER_DECODER = "an encoder–decoder has two caches, and a single one is written"
+
 
 def shown(prefix: Any) -> tuple[str, dict[str, Any]]:
     """Return the title and the facts of a prefix's `repr`."""

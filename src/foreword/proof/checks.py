@@ -157,7 +157,7 @@ class Checks:
 
     def shifted(self) -> None:
         """Another offset: the tokens stand at later positions. Without positions that moves nothing."""
-        if not self.slots.shifts:
+        if not self.slots.shifts or self.trial.both:
             return
         moved = replace(self.prefixes[0], position_offset=self.prefixes[0].position_offset + DELTA)
         values = self.real(self.run([moved]))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foreword.errors import UnsupportedModelError
 from foreword.models.architectures import Architecture, Kind, Positions, dispatching
-from foreword.models.slots import stack_of
+from foreword.models.stacks import stack_of
 from foreword.proof.trial import Trial, eager
 
 SAME = 1e-4  # relative: equal but for rounding
