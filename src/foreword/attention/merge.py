@@ -4,9 +4,9 @@
 
 This equals attention over the concatenation, because a softmax over two blocks is the mean of the
 blocks' softmaxes weighted by their partition functions (the identity behind flash attention's
-tiling, Dao et al. 2022, §3.1, and ring attention, Liu et al. 2023). The prefix part has no mask (at most T5's bias) and
-is the same for each row. So the queries of all rows are folded into one axis, and the prefix is never expanded.
-Rows with different prefixes are segments of that axis, sorted by prefix; see `segments`.
+tiling, Dao et al. 2022, §3.1, and ring attention, Liu et al. 2023). The prefix part has no mask, at most T5's position
+bias, and its keys are the same for each row. So the queries of all rows are folded into one axis, and the prefix is
+never expanded. Rows with different prefixes are segments of that axis, sorted by prefix; see `segments`.
 
 Backward: the flash backward of each part gets the *merged* output and log-sum-exp. From them it recomputes the
 merged probabilities exp(s − lse), which gives the exact gradients. dQ is the sum of both parts.

@@ -46,7 +46,8 @@ def to_cache(base: FrozenModel, prefix: Prefix, batch_size: int = 1) -> DynamicC
     if batch_size < 1:
         raise ConfigError("batch_size", f"must be 1 or more, not {batch_size}")
     windows = [slot.sliding_window for slot in base.slots if slot.sliding_window is not None]
-    reason = no_cache(prefix) or (ENCODER_DECODER if base.model.config.is_encoder_decoder else None)
+    both = prefix.kind.is_cache and base.model.config.is_encoder_decoder
+    reason = ENCODER_DECODER if both else no_cache(prefix)
     if reason is None and caches_latents(base.model):
         reason = f"{base.name} caches what keys and values are made of, not themselves"
     if reason is None and windows and prefix.length >= min(windows):

@@ -40,10 +40,10 @@ class TransformersCache(Exporter):
     is_program = True
 
     def refusal(self, prefix: Prefix, base: BaseFiles) -> str | None:
-        if (reason := no_cache(prefix)) is not None:
-            return reason
         known = ARCHITECTURES.get(prefix.base.model_type)
-        return ENCODER_DECODER if known is not None and known.kind == "encoder-decoder" else None
+        if prefix.kind.is_cache and known is not None and known.kind == "encoder-decoder":
+            return ENCODER_DECODER
+        return no_cache(prefix)
 
     def write(self, prefix: Prefix, base: BaseFiles, folder: Path) -> None:
         tensors = {}
