@@ -10,8 +10,6 @@ from typing import Any
 from foreword.errors import ConfigError, StorageError
 from foreword.extras import require
 
-_ONCE = 2**31  # bytes of one object that are asked for at most
-
 
 class Objects:
     """The objects under an fsspec URL. options: fsspec's storage options, such as `endpoint_url`.
@@ -95,8 +93,8 @@ class Objects:
                 entries = self._files.ls(path, detail=False, refresh=True)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-        found = {entry.rstrip("/").removeprefix(path.lstrip("/") if path not in entry else path) for entry in entries}
-        return sorted(name.strip("/").rpartition("/")[2] for name in found if name.strip("/"))
+        inner = (entry.strip("/") for entry in entries)
+        return sorted({entry.rpartition("/")[2] for entry in inner if entry != path.strip("/")})
 
     def remove(self, *parts: str) -> None:
         """Remove an object or all that lies under a path; what isn't there is no error."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from foreword.errors import PrefixFormatError
-from foreword.files import Unreadable, json_of
-from foreword.sealing import manifest_digest, sealed
+from foreword.sealing import sealed
 from foreword.versions.names import is_digest
+from foreword.versions.reading import unsealed
 
 FORMAT, FORMAT_VERSION = "foreword-tag", 1
 SUFFIX = ".json"
@@ -46,14 +46,7 @@ def as_json(tag: Tag) -> bytes:
 
 def parsed(data: bytes, where: str, name: str, tag: str) -> Tag:
     """Return the tag of an object's bytes, which must be that of `name` and `tag`. Raises `PrefixFormatError`."""
-    try:
-        value = json_of(data)
-    except Unreadable as error:
-        raise PrefixFormatError(f"{where} {error}") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("version") != FORMAT_VERSION:
-        raise PrefixFormatError(f"{where} is no {FORMAT} of version {FORMAT_VERSION}; update foreword")
-    if value.get("digest") != manifest_digest(value):
-        raise PrefixFormatError(f"{where} was changed or damaged; set the tag again")
+    value = unsealed(data, where, FORMAT, FORMAT_VERSION, "set the tag again")
     if (value.get("name"), value.get("tag")) != (name, tag):
         raise PrefixFormatError(f"{where} is the tag {value.get('name')!r:.80}@{value.get('tag')!r:.80}; set it again")
     digest = value.get("id")

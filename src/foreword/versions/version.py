@@ -21,10 +21,11 @@ from types import MappingProxyType
 from typing import Any
 
 from foreword.errors import PrefixFormatError
-from foreword.files import Unreadable, json_of
+from foreword.files import Unreadable
 from foreword.sealing import manifest_digest, sealed
 from foreword.shown import Shown
 from foreword.versions.names import is_digest
+from foreword.versions.reading import unsealed
 
 FORMAT, FORMAT_VERSION = "foreword-version", 1
 FILE, CARD = "version.json", "README.md"
@@ -95,14 +96,7 @@ def parsed(data: bytes, where: str, digest: str | None = None) -> Version:
 
     Raises `PrefixFormatError`.
     """
-    try:
-        value = json_of(data)
-    except Unreadable as error:
-        raise PrefixFormatError(f"{where} {error}") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("version") != FORMAT_VERSION:
-        raise PrefixFormatError(f"{where} is no {FORMAT} of version {FORMAT_VERSION}; update foreword")
-    if value.get("digest") != manifest_digest(value):
-        raise PrefixFormatError(f"{where} was changed or damaged: its digest is not that of its content")
+    value = unsealed(data, where, FORMAT, FORMAT_VERSION, "add the version again")
     files, facts = _files(value.get("files"), where), value.get("facts")
     _check_facts(facts, where)
     actual = _identity(value["files"], value["facts"])
