@@ -301,6 +301,26 @@ def test_many_writers_of_one_version_have_one_winner(store) -> None:
     assert store.verify() == (1, [])
 
 
+def test_many_first_readers_of_a_remote_version(tmp_path, monkeypatch) -> None:
+    """None is in the way of another while they fill the same cache."""
+    monkeypatch.setenv("FOREWORD_CACHE", str(tmp_path / "cache"))
+    store = Store(f"memory://readers-{tmp_path.name}")
+    for number in range(3):
+        store.add(numbered(number), "team/task", tags=[f"v{number}"])
+    read: list[bool] = []
+
+    def look(number: int) -> None:
+        read.append(store.load(f"team/task@v{number % 3}").digest == numbered(number % 3).digest)
+
+    threads = [threading.Thread(target=look, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert read == [True] * 12
+    assert not list((tmp_path / "cache").rglob(".*"))
+
+
 def test_torch_is_not_needed_to_look(local, tmp_path) -> None:
     local.add(numbered(1), "team/task")
     code = (

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from foreword import status
 from foreword.errors import ConfigError, PrefixFormatError, TagConflictError
-from foreword.files import cache_folder, new_folder
+from foreword.files import cache_folder
 from foreword.versions import tags as tag_objects
 from foreword.versions.checking import problems_in
 from foreword.versions.local import LocalPlace
@@ -93,7 +94,8 @@ class RemotePlace(Place):
     def _fetch(self, name: str, digest: str) -> None:
         """Copy a version into the cache, checked. Raises `UnknownPrefixError`, `PrefixFormatError`."""
         version, parts = self.version(name, digest), parts_of(name, VERSIONS, digest)
-        with new_folder(self._cache.root / ".fetched" / digest) as folder:
+        with TemporaryDirectory(prefix="foreword-") as temporary:
+            folder = Path(temporary)
             for file, known in version.files.items():
                 status.doing(f"fetching {name}: {file}")
                 data = self._objects.read(*parts, *file.split("/"), most=known.size)
