@@ -23,10 +23,14 @@ from foreword.errors import (
 )  # fmt: skip
 from foreword.prefix import Prefix
 from foreword.store import PrefixPool, Store
+from foreword.tasks import TaskSettings, make_task
+from foreword.tasks.saved import read_states, save_task
 from foreword.versions import remote
 from foreword.versions.names import parse
+from foreword.versions.objects import Objects
 from foreword.versions.opening import VersionFiles, files_of
 from foreword.versions.tags import tag_now
+from head_helpers import ROWS
 from store_helpers import BUCKET, numbered, s3, version_files
 from tiny import tiny_base, trained_like
 
@@ -319,6 +323,58 @@ def test_many_first_readers_of_a_remote_version(tmp_path, monkeypatch) -> None:
         thread.join()
     assert read == [True] * 12
     assert not list((tmp_path / "cache").rglob(".*"))
+
+
+def test_a_trained_head_comes_along(local, tmp_path) -> None:
+    """It is held to the version's digests, too, and an evaluation finds it beside the prefix."""
+    run = tmp_path / "run"
+    numbered(1).save(run / "prefix")
+    task = make_task(tiny_base("bert"), "seq-cls", TaskSettings())
+    task.learn(ROWS["seq-cls"](number) for number in range(4))
+    save_task(task, run / "head")
+    version = local.add(run, "team/classes")
+    assert version.has_head
+    assert version.facts["task"] == "seq-cls"
+    with local.open("team/classes") as folder:
+        states, tensors = read_states(folder / "head")
+        assert "foreword eval --prefix team/classes" in (folder / "README.md").read_text()
+        expected, known = read_states(run / "head")
+        assert states == expected
+        assert all(tensors[name].equal(tensor) for name, tensor in known.items())
+        file = folder / "head" / "head.json"
+        data = file.read_bytes()
+        file.write_bytes(data + b" ")
+        with pytest.raises(PrefixFormatError, match="head.json"):
+            read_states(folder / "head")
+        file.write_bytes(data)
+    assert local.verify() == (1, [])
+
+
+def test_a_prefix_with_a_lora_is_not_torn_from_it(local, tmp_path) -> None:
+    numbered(1).save(tmp_path / "run" / "prefix")
+    (tmp_path / "run" / "lora").mkdir()
+    with pytest.raises(PrefixError, match="not complete without its LoRA"):
+        local.add(tmp_path / "run", "team/task")
+
+
+def test_of_two_writers_of_a_tag_on_s3_one_is_refused(server, tmp_path, monkeypatch) -> None:
+    """The other comes after the comparison, before the write."""
+    objects = Objects(f"s3://{BUCKET}/{tmp_path.name}", server)
+    assert objects.create("tag", data=b"one")
+    assert not objects.create("tag", data=b"two")
+    reading = objects._files.cat_file
+
+    def overtaken(path: str, **options: Any) -> bytes:
+        data: bytes = reading(path, **options)
+        objects._files.pipe_file(path, b"other")
+        return data
+
+    monkeypatch.setattr(objects._files, "cat_file", overtaken)
+    assert not objects.swap("tag", data=b"mine", before=b"one")
+    monkeypatch.undo()
+    assert objects.read("tag", most=10) == b"other"
+    assert objects.swap("tag", data=b"mine", before=b"other")
+    assert objects.read("tag", most=10) == b"mine"
 
 
 def test_torch_is_not_needed_to_look(local, tmp_path) -> None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def command(
     prefix: Annotated[
         list[str] | None,
-        typer.Option("--prefix", help="A saved prefix's folder or its run's; may be repeated, the first answers."),
+        typer.Option(
+            "--prefix", help="A prefix's folder, its run's, or team/task; may be repeated, the first answers."
+        ),
     ] = None,
     system: Annotated[str, typer.Option("--system", help="The system's text.")] = "",
     model: common.Model = None,

@@ -32,8 +32,8 @@ def command(
         list[str] | None,
         typer.Option(
             "--prefix",
-            help="A saved prefix's folder or its run's; may be repeated: one for each input in order, or as the rows' "
-            "column says. Default: the plain base.",
+            help="A saved prefix's folder, its run's, or team/task; may be repeated: one for each input in order, or "
+            "as the rows' column says. Default: the plain base.",
         ),
     ] = None,
     prefix_field: Annotated[
