@@ -344,7 +344,7 @@ def test_a_trained_head_comes_along(local, tmp_path) -> None:
         file = folder / "head" / "head.json"
         data = file.read_bytes()
         file.write_bytes(data + b" ")
-        with pytest.raises(PrefixFormatError, match="head.json"):
+        with pytest.raises(PrefixFormatError, match=r"head\.json"):
             read_states(folder / "head")
         file.write_bytes(data)
     assert local.verify() == (1, [])
