@@ -19,6 +19,7 @@ from foreword.prefix import Prefix
 from parity_helpers import only
 from peft_helpers import CONTROL, LENGTH, TOLERANCE, attached, batch_of, difference, logits_of, trained_adapter
 from tiny import random_batch, tiny_base, tiny_model, trained_like
+from training_helpers import settings, write_rows
 
 peft = pytest.importorskip("peft", minversion="0.21")
 
@@ -153,3 +154,24 @@ def test_one_behind_the_other() -> None:
     assert difference(attached(base, joined, batch), attached(base, whole, batch)) == 0
     with pytest.raises(foreword.errors.PositionError, match="one behind the other"):
         foreword.concat(first, replace(second, position_offset=0), base)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_training_goes_on_from_an_import(kind, tmp_path: Path) -> None:
+    """With the offset that PEFT trained at, and back to PEFT."""
+    model = trained_adapter(kind, config_of(num_layers=3), tmp_path / "trained")
+    base = tiny_base(kind)
+    start = import_prefix(tmp_path / "trained", base)
+    more: dict[str, Any] = {
+        "init": "prefix",
+        "init_prefix": str(start.save(tmp_path / "start")),
+        "length": LENGTH,
+        "steps": 4,
+    }
+    prefix = foreword.train(base, settings(write_rows(tmp_path), **more)).prefix
+    assert (prefix.position_offset, prefix.slots.keys()) == (LENGTH, start.slots.keys())
+    batch = batch_of(kind)
+    assert difference(attached(base, prefix, batch), logits_of(model, batch)) > CONTROL
+    export_prefix(prefix, "peft", tmp_path / "back", base)
+    back = peft.PeftModel.from_pretrained(tiny_model(kind), tmp_path / "back").eval()
+    same(kind, back, base, prefix)
