@@ -70,7 +70,7 @@ class MlxImporter(Importer):
 def _find(folder: Path) -> _Saved | None:
     """Return the first file in `folder` that looks like mlx-lm's; None if there is none."""
     try:
-        files = sorted(folder.glob("*.safetensors"))
+        files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())  # a pipe would be waited for
     except OSError:
         return None
     for file in files:
