@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from foreword.base import Base
 from foreword.errors import ImportFormatError, PrefixError, PrefixMismatchError
 from foreword.export.base import Importer
 from foreword.export.mlx import PLAIN
+from foreword.files import Unreadable
 from foreword.plain import shown
 from foreword.prefix import Prefix
+from foreword.tensorfiles import read_tensor_file
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ def _states(saved: _Saved) -> tuple[list[Tensor], list[Tensor]]:
             f"{saved.file} holds caches of {', '.join(map(shown, others))}; only KVCache holds every key as it is"
         )
     try:
-        tensors = load_file(saved.file)
-    except (OSError, SafetensorError) as error:
-        raise ImportFormatError(f"{saved.file} can't be read: {error}") from error
+        tensors = read_tensor_file(saved.file).tensors
+    except Unreadable as error:
+        raise ImportFormatError(f"{saved.file} {error}") from error
     layers = [_layer(saved.file, tensors, layer) for layer in range(len(classes))]
     return [key for key, _ in layers], [value for _, value in layers]
 
