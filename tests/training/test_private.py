@@ -172,7 +172,7 @@ def test_compressed_prefixes_and_exports(place, older) -> None:
         require_clean(place / name)
         assert Prefix.load(place / name).record["data"]["training"]["name"] == "train.jsonl"
     for to in EXPORTERS:
-        export_prefix(Prefix.load(prefix), to, place / f"export-{to}")
+        export_prefix(Prefix.load(prefix), to, place / f"export-{to}", base)
         require_clean(place / f"export-{to}")
 
 

@@ -21,6 +21,7 @@ from foreword.export.peft import Peft
 from foreword.export.transformers_cache import TransformersCache
 from foreword.files import new_folder, write_text, writing
 from foreword.prefix import Prefix
+from foreword.prefix.records import public_prefix
 
 EXPORTERS: dict[str, type[Exporter]] = {kind.name: kind for kind in (TransformersCache, Peft, LlamaCpp, Mlx)}
 
@@ -42,6 +43,7 @@ def export_prefix(prefix: Prefix, to: str, output: str | Path, base: Base | str 
     """
     exporter = plugins.find("foreword.exports", "to", EXPORTERS, to)()
     known = BaseFiles.of(base) if isinstance(base, Base) else BaseFiles(base or prefix.base.source)
+    prefix = public_prefix(prefix)  # an export is passed on
     if (reason := exporter.refusal(prefix, known)) is not None:
         raise ExportError(f"the prefix can't be exported to {to}: {reason}")
     folder = Path(output)

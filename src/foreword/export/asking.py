@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
-import os
+import re
 from pathlib import Path
 
 from safetensors import safe_open
 
 from foreword.base.rendering import fields_of
+from foreword.files import cache_folder
 from foreword.prefix import Prefix
+from foreword.prefix.records import is_local
 
 PROMPT = '"PROMPT"'  # stands for a user's text in a printed program
 PROGRAM = "ask.py"
+_BASE = re.compile(r"^base = (.+)$", re.MULTILINE)
 _CHAT = """messages = [{"role": "user", "content": "PROMPT"}]
 ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]"""
 _TEXT = """ids = tokenizer({rendered}, return_tensors="pt")["input_ids"]"""
@@ -30,11 +34,19 @@ def program(usage: str, folder: Path) -> str:
     for number in range(count):
         usage = usage.replace(PROMPT, f"sys.argv[{number + 1}]", 1)
     usage = usage.replace(f"folder = {str(folder)!r}", "folder = os.path.dirname(os.path.abspath(__file__))", 1)
-    home = str(Path.home())
-    if len(home) > 1:  # a program is passed on; whose home it was is nobody's business
-        usage = usage.replace(f"base = '{home}{os.sep}", f"base = os.path.expanduser('~') + '{os.sep}", 1)
+    usage = _BASE.sub(lambda match: f"base = {_passed_on(match[1])}", usage, count=1)
     asked = " ".join(["'your input'"] if count == 1 else [f"'text {number + 1}'" for number in range(count)])
     return _ALONE.format(name=PROGRAM, asked=asked) + usage + "\n"
+
+
+def _passed_on(base: str) -> str:
+    """Return the expression for a base, as a literal is printed, in a program that others get: no place of a user's."""
+    name, cache, home = str(ast.literal_eval(base)), str(cache_folder()), str(Path.home())
+    if name.startswith(cache) and cache.startswith(home) and len(home) > 1:
+        return f"os.path.expanduser('~') + {name.removeprefix(home)!r}"
+    if is_local(name):
+        return f'os.environ.get("BASE") or sys.exit("name the base model: BASE=FOLDER python {PROGRAM} …")'
+    return base
 
 
 def rendered(template: str | None) -> str:

@@ -19,7 +19,7 @@ from foreword.export.asking import rendered
 from foreword.export.base import BaseFiles, Exporter
 from foreword.prefix import Prefix
 from foreword.prefix.described import no_cache, on_lora
-from foreword.prefix.records import recorded_template
+from foreword.prefix.records import public_name, recorded_template
 
 FILE = "prompt-cache.safetensors"
 # By `model_type`: their keys in mlx-lm are those of Transformers, and each layer keeps all tokens
@@ -55,7 +55,7 @@ class Mlx(Exporter):
 
     def write(self, prefix: Prefix, base: BaseFiles, folder: Path) -> None:
         tensors: dict[str, Tensor] = {}
-        facts = {"model": base.location, "tokenizer_config": "{}", "foreword_digest": prefix.digest}
+        facts = {"model": public_name(base.name or "BASE"), "tokenizer_config": "{}", "foreword_digest": prefix.digest}
         facts["foreword_template"] = json.dumps(recorded_template(prefix.record))
         metadata = {f"0.{name}": value for name, value in facts.items()} | {"2.0": ""}
         for layer, kv in enumerate(prefix.slots.values()):
