@@ -66,7 +66,7 @@ def create(handler: Any) -> Answer:
     asked = handler.json()
     name = f"{asked['organization']}/{asked['name']}"
     if name in handler.server.repositories:
-        raise Refusal(409, text="You already created this model repo")
+        return said({"error": "You already created this model repo", "url": f"{handler.server.url}/{name}"}, 409)
     made = Repository(private=asked.get("visibility") == "private")
     made.commit("main", "initial commit", {".gitattributes": (False, b"*.safetensors filter=lfs\n")})
     handler.server.repositories[name] = made

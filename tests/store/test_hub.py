@@ -174,3 +174,15 @@ def test_without_a_token_nothing_is_pushed(hub, store, monkeypatch) -> None:
         with pytest.raises(StorageError, match=rf"{status}.* the token \(HF_TOKEN\)"):
             store.push(NAME, TO)
     assert hub.repositories == {}
+
+
+def test_a_file_that_is_there_already_stays_though_another_push_removes_it(hub, store, tmp_path) -> None:
+    """The client sends only what differs from what it saw; the commit must be refused where that is there no more."""
+    run = with_head(tmp_path)
+    store.push(f"{NAME}@{store.add(run, NAME).digest}", TO)
+    small(6).save(run)  # beside the same head
+    wanted = store.add(run, NAME)
+    without = added(store, 4)
+    hub.before("commit/main", lambda: store.push(f"{NAME}@{without.digest}", TO))
+    store.push(f"{NAME}@{wanted.digest}", TO)
+    assert hub.files(REPOSITORY) == contents(store, f"{NAME}@{wanted.digest}")

@@ -167,6 +167,26 @@ def test_another_push_between_two_requests_makes_no_mixture(hub, store, other) -
     assert other.pull(NAME, TO) == second
 
 
+def test_a_repository_that_another_push_makes_first_is_used(hub, store) -> None:
+    first, second = added(store, 3), added(store, 4)
+    hub.before("POST /api/repos/create", lambda: store.push(f"{NAME}@{second.digest}", TO))
+    store.push(f"{NAME}@{first.digest}", TO)
+    assert hub.files(REPOSITORY) == contents(store, f"{NAME}@{first.digest}")
+
+
+def test_a_version_that_was_there_but_is_replaced_meanwhile_is_pushed_anew(hub, store) -> None:
+    """The client makes no commit where nothing changes, and names the newest, which may be another's by then."""
+    first, second = added(store, 3), added(store, 4)
+    store.push(f"{NAME}@{first.digest}", TO)
+
+    def after_looking() -> None:
+        hub.before("GET .*/revision/main", lambda: store.push(f"{NAME}@{second.digest}", TO))
+
+    hub.before("preupload/main", after_looking)
+    store.push(f"{NAME}@{first.digest}", TO)
+    assert hub.files(REPOSITORY) == contents(store, f"{NAME}@{first.digest}")
+
+
 def test_what_is_pushed_all_the_time_is_given_up(hub, store) -> None:
     added(store)
     store.push(NAME, TO)
