@@ -15,6 +15,7 @@ from foreword import attach
 from foreword.errors import AttachError, PositionError, PrefixMismatchError, WeightsMismatchWarning
 from foreword.models.architectures import support_of
 from foreword.models.lora import carries_lora, combined_hash, without_lora
+from foreword.models.shapes import base_shape
 from foreword.models.slots import ModelSlots, Slot, embedding_width, find_slots
 from foreword.models.weights import hash_parameters
 from foreword.prefix import KV, Fingerprint, Prefix
@@ -121,13 +122,9 @@ class FrozenModel:
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Architecture, shapes and weight hash. The first use reads the checkpoint; the result is kept."""
-        config = self.model.config.get_text_config()
         return Fingerprint(
             architecture=type(without_lora(self.model)).__name__,
-            model_type=self.model.config.model_type,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_hidden_layers,
-            vocab_size=getattr(config, "vocab_size", None) or 0,  # models of pictures have none
+            **base_shape(self.model.config),
             weights=self.weights_hash(),
             source=public_name(str(self.name)),
             quantisation=self._quantisation,

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -111,6 +111,18 @@ class _Printer(Console):
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else printable(segment.text, keep="\n")
             yield segment if text == segment.text else Segment(text, segment.style, segment.control)
+
+
+def listing(entries: Callable[[], Mapping[str, str]]) -> Callable[[bool], None]:
+    """Return the callback of a --list flag, which prints names with their summaries and ends the command."""
+
+    def show(asked: bool) -> None:
+        if asked:
+            for name, summary in entries().items():
+                typer.echo(f"{name}  {summary}")
+            raise typer.Exit
+
+    return show
 
 
 def out() -> Console:

@@ -11,14 +11,10 @@ from foreword.cli import common
 from foreword.cli.prefixes import prefix_folder
 
 
-def _list(asked: bool) -> None:
-    if not asked:
-        return
+def _formats() -> dict[str, str]:
     from foreword.export import summaries
 
-    for name, summary in summaries().items():
-        typer.echo(f"{name}  {summary}")
-    raise typer.Exit
+    return summaries()
 
 
 def command(
@@ -30,7 +26,8 @@ def command(
         typer.Option("--model", help="The base. Default: that of the prefix."),
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", callback=_list, is_eager=True, help="List the formats and stop.")
+        bool,
+        typer.Option("--list", callback=common.listing(_formats), is_eager=True, help="List the formats."),
     ] = False,
     json: common.Json = False,
     debug: common.Debug = False,

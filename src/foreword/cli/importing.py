@@ -12,14 +12,10 @@ from foreword.cli.prefixes import how_to_use
 from foreword.errors import ConfigError
 
 
-def _list(asked: bool) -> None:
-    if not asked:
-        return
+def _formats() -> dict[str, str]:
     from foreword.export.importing import IMPORTERS
 
-    for name, kind in IMPORTERS.items():
-        typer.echo(f"{name}  {kind.summary}")
-    raise typer.Exit
+    return {name: kind.summary for name, kind in IMPORTERS.items()}
 
 
 def command(
@@ -36,7 +32,8 @@ def command(
     dtype: common.Dtype = None,
     device: common.Device = None,
     listed: Annotated[
-        bool, typer.Option("--list", callback=_list, is_eager=True, help="List the formats and stop.")
+        bool,
+        typer.Option("--list", callback=common.listing(_formats), is_eager=True, help="List the formats."),
     ] = False,
     json: common.Json = False,
     debug: common.Debug = False,

@@ -32,7 +32,7 @@ def print_version(version: Version, tags: Sequence[str], reference: str) -> None
         "version": f"sha256:{version.digest}",
         "tags": ", ".join(tags) or "none",
         "added": f"{version.created:%Y-%m-%d %H:%M} UTC",
-        "base": _base(facts["base"]),
+        "base": version.base_name,
         "method": facts["method"],
         "virtual tokens": facts["length"],
         "size": f"{facts['bytes'] / 1000:,.0f} KB",
@@ -64,17 +64,13 @@ def _row(entry: Entry) -> list[str]:
     return [
         version.name,
         version.digest[:12],
-        _base(facts["base"]),
+        version.base_name,
         f"{facts['method']}, {facts['length']} tokens",
         f"{facts['bytes'] / 1000:,.0f}",
         _metrics_text(facts["metrics"], "\n"),
         ", ".join(entry.tags),
         age(version.created),
     ]
-
-
-def _base(base: dict[str, Any]) -> str:
-    return str(base.get("source") or base.get("architecture"))
 
 
 def _metrics_text(metrics: dict[str, Any], between: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -82,6 +83,11 @@ class Exporter(ABC):
     @abstractmethod
     def usage(self, folder: Path, base: BaseFiles) -> str:
         """The commands or the code that run what was written in `folder`."""
+
+
+def untried(kind: str, reasons: Mapping[str, str], known: str) -> str:
+    """Say why a prefix of a `model_type` outside a format's table is refused: the reason, or what is in the table."""
+    return f"it is of {kind}: {reasons[kind]}" if kind in reasons else f"it is of {kind}; {known}"
 
 
 class Importer(ABC):

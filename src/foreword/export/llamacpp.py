@@ -17,7 +17,7 @@ from typing import Any
 from foreword.base.rendering import Renderer
 from foreword.errors import ConfigError, ExportError
 from foreword.export.alias import Alias, alias_of
-from foreword.export.base import BaseFiles, Exporter
+from foreword.export.base import BaseFiles, Exporter, untried
 from foreword.export.llamacpp_state import SESSIONS, TYPES, VERSIONS, Layer, interleaved, session, state
 from foreword.models import bundled
 from foreword.prefix import Prefix
@@ -91,8 +91,7 @@ class LlamaCpp(Exporter):
             return reason
         kind = prefix.base.model_type
         if kind not in LAYOUTS:
-            known = f"the layout of llama.cpp's keys is known for {', '.join(LAYOUTS)}"
-            return f"it is of {kind}: {_REASONS[kind]}" if kind in _REASONS else f"it is of {kind}; {known}"
+            return untried(kind, _REASONS, f"the layout of llama.cpp's keys is known for {', '.join(LAYOUTS)}")
         return _unlike(base.config.get_text_config(), LAYOUTS[kind])
 
     def write(self, prefix: Prefix, base: BaseFiles, folder: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foreword.export.asking import rendered
-from foreword.export.base import BaseFiles, Exporter
+from foreword.export.base import BaseFiles, Exporter, untried
 from foreword.prefix import Prefix
 from foreword.prefix.described import no_cache, on_lora
 from foreword.prefix.records import public_name, recorded_template
@@ -49,8 +49,7 @@ class Mlx(Exporter):
             return reason
         kind = prefix.base.model_type
         if kind not in PLAIN:
-            known = f"mlx-lm's caches were tried with {', '.join(PLAIN)}"
-            return f"it is of {kind}: {_REASONS[kind]}" if kind in _REASONS else f"it is of {kind}; {known}"
+            return untried(kind, _REASONS, f"mlx-lm's caches were tried with {', '.join(PLAIN)}")
         return _unlike(base.config.get_text_config(), kind)
 
     def write(self, prefix: Prefix, base: BaseFiles, folder: Path) -> None:

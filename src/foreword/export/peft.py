@@ -26,7 +26,7 @@ from foreword.files import read_json, write_json
 from foreword.models import bundled
 from foreword.models.architectures import ARCHITECTURES, listed
 from foreword.prefix import Prefix
-from foreword.prefix.described import no_cache
+from foreword.prefix.described import no_cache, on_lora
 from foreword.prefix.records import is_local
 
 _USAGE = """import torch
@@ -51,7 +51,7 @@ class Peft(Exporter):
     is_program = True
 
     def refusal(self, prefix: Prefix, base: BaseFiles) -> str | None:
-        if "+lora:" in (prefix.base.weights or ""):
+        if on_lora(prefix) is not None:
             return "it was made on a base with a LoRA, and PEFT runs one adapter, not two"
         return _no_prompt(prefix, base) if prefix.kind.inserted else _no_prefix(prefix, base)
 

@@ -35,6 +35,17 @@ def shape_of(module: Any, layer: int) -> Shape:
     return Shape(heads, _kv_heads(module, config, heads), width, value_width, window, backend)
 
 
+def base_shape(config: Any) -> dict[str, Any]:
+    """Return the facts of a model's configuration that must be equal for a prefix to fit, as `Fingerprint.shape`."""
+    text = config.get_text_config()
+    return {
+        "model_type": config.model_type,
+        "hidden_size": text.hidden_size,
+        "num_layers": text.num_hidden_layers,
+        "vocab_size": getattr(text, "vocab_size", None) or 0,  # models of pictures have none
+    }
+
+
 def caches_latents(model: Any) -> bool:
     """Return True if caches of `model` hold what keys and values are made of: multi-head latent attention."""
     return any(_latent(module) for module in model.modules())

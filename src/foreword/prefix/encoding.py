@@ -159,12 +159,17 @@ def stored_specs(name: str, spec: Mapping[str, Any]) -> dict[str, dict[str, Any]
     }
 
 
+def encoded(name: str, spec: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Encoded:
+    """Return the stored form of the tensor `name`, which `spec` says is encoded. stored: all tensors of the file."""
+    parts = {part.removeprefix(f"{name}."): stored[part] for part in stored_specs(name, spec)}
+    return Encoded(spec["encoding"], parts)
+
+
 def decoded(name: str, spec: Mapping[str, Any], stored: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """Return the tensor `name`. stored: the tensors that `stored_specs` names."""
+    """Return the tensor `name`. stored: all tensors of the file."""
     if "encoding" not in spec:
         return stored[name]
-    parts = {part.removeprefix(f"{name}."): tensor for part, tensor in stored.items()}
-    return Encoded(spec["encoding"], parts).decode(spec["shape"], dtype)
+    return encoded(name, spec, stored).decode(spec["shape"], dtype)
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foreword.errors import PrefixError, PrefixFormatError
-from foreword.files import MOST_JSON, Unreadable, json_of, new_folder, write_json, write_text
+from foreword.files import MOST_JSON, FolderFiles, Unreadable, json_of, new_folder, write_json, write_text
 from foreword.folders import reread
-from foreword.prefix.encoding import Encoded, check_spec, check_total, decoded, stored_specs, stored_tensors
+from foreword.prefix.encoding import Encoded, check_spec, check_total, decoded, encoded, stored_specs, stored_tensors
 from foreword.sealing import manifest_digest, sealed
-from foreword.tensorfiles import MOST, TensorFile, room, tensors_of
+from foreword.tensorfiles import TensorFile, room, tensors_of
 from foreword.versions.opening import files_of, in_version
 
 T = TypeVar("T")
@@ -90,25 +90,23 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises `PrefixFormatError` unless names, shapes and dtypes are those of the manifest.
     """
-    manifest = _read_manifest(path)
-    return _read_tensors(path, manifest), manifest
+    files = files_of(path)
+    manifest = _read_manifest(path, files)
+    expected, found = _stored_tensors(path, manifest, files)
+    tensors = {name: decoded(name, spec, found, DTYPES[spec["dtype"]]) for name, spec in expected.items()}
+    return tensors, manifest
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read and check `manifest.json` in the folder `path`; the tensors are not read. Raises `PrefixFormatError`."""
-    return steadily(path, lambda: _read_manifest(path))
+    return steadily(path, lambda: _read_manifest(path, files_of(path)))
 
 
 def encodings_in(path: Path) -> dict[str, Encoded]:
     """Return the encoded tensors of the folder `path` as they are stored, by name. Raises `PrefixFormatError`."""
-    expected = _expected_tensors(path, _read_manifest(path))
-    encoded = {name: spec for name, spec in expected.items() if "encoding" in spec}
-    found = tensors_of(files_of(path).read(TENSORS, MOST)).tensors if encoded else {}
-    encodings = {}
-    for name, spec in encoded.items():
-        parts = {part.removeprefix(f"{name}."): found[part] for part in stored_specs(name, spec)}
-        encodings[name] = Encoded(spec["encoding"], parts)
-    return encodings
+    files = files_of(path)
+    expected, found = _stored_tensors(path, _read_manifest(path, files), files)
+    return {name: encoded(name, spec, found) for name, spec in expected.items() if "encoding" in spec}
 
 
 def steadily(path: Path, read: Callable[[], T]) -> T:
@@ -177,8 +175,8 @@ def _manifest(
     return checked
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = _parsed_manifest(path)
+def _read_manifest(path: Path, files: FolderFiles) -> dict[str, Any]:
+    manifest = _parsed_manifest(path, files)
     if manifest["version"] == VERSION and (actual := manifest_digest(manifest)) != manifest["digest"]:
         raise PrefixFormatError(
             f"{path / MANIFEST}: its digest is {actual}, it says {manifest['digest']:.80}; it was changed or damaged"
@@ -186,13 +184,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _parsed_manifest(path: Path) -> dict[str, Any]:
+def _parsed_manifest(path: Path, files: FolderFiles) -> dict[str, Any]:
     """Return the manifest in the folder `path` with fields of the right types; its digest is not checked."""
     file = path / MANIFEST
     if not os.path.isfile(file):  # unlike pathlib's, it raises nothing
         raise PrefixFormatError(f"{path} is not a saved prefix: there is no {MANIFEST} in it")
     try:
-        manifest = json_of(files_of(path).read(MANIFEST, MOST_JSON))
+        manifest = json_of(files.read(MANIFEST, MOST_JSON))
     except Unreadable as error:
         raise PrefixFormatError(f"{file} {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -245,24 +243,24 @@ def _checked_spec(path: Path, name: str, holder: Any, key: str) -> Mapping[str, 
     return spec
 
 
-def _read_tensors(path: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of the folder `path`, decoded. What the file may hold is known before it is read."""
+def _stored_tensors(
+    path: Path, manifest: Mapping[str, Any], files: FolderFiles
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, Tensor]]:
+    """Return (the manifest's entry of each tensor, the tensors of the file, not decoded).
+
+    What the file may hold is known before it is read.
+    """
     file, expected = path / TENSORS, _expected_tensors(path, manifest)
     if not os.path.isfile(file):
         raise PrefixFormatError(f"{path} is incomplete: there is no {TENSORS} in it")
-    in_file: dict[str, dict[str, Any]] = {}
-    for name, spec in expected.items():
-        in_file |= stored_specs(name, spec)
+    specs = (stored_specs(name, spec) for name, spec in expected.items())
+    in_file = {part: shape for parts in specs for part, shape in parts.items()}
     try:
-        found = tensors_of(files_of(path).read(TENSORS, room(in_file)))
+        found = tensors_of(files.read(TENSORS, room(in_file)))
     except Unreadable as error:
         raise PrefixFormatError(f"{file} {error}") from error
     _compare(file, found, in_file, manifest["version"])
-    tensors = {}
-    for name, spec in expected.items():
-        parts = {part: found.tensors[part] for part in stored_specs(name, spec)}
-        tensors[name] = decoded(name, spec, parts, DTYPES[spec["dtype"]])
-    return tensors
+    return expected, found.tensors
 
 
 def _compare(file: Path, found: TensorFile, expected: Mapping[str, Mapping[str, Any]], version: int) -> None:
@@ -291,7 +289,7 @@ def _replaceable(path: Path) -> bool:
     try:
         names = set(os.listdir(path))
         if names and names <= {TENSORS, MANIFEST}:
-            _parsed_manifest(path)
+            _parsed_manifest(path, files_of(path))
     except (OSError, PrefixFormatError):
         return False
     return names <= {TENSORS, MANIFEST}

@@ -121,7 +121,9 @@ class Store:
         """
         from foreword.store.fitting import fits_base
 
-        names = self.names() if name is None else [_known(name)]
+        if name is not None:
+            check_name(name)
+        names = self.names() if name is None else [name]
         found = [entry for each in names for entry in self._entries(each)]
         return [entry for entry in found if fits is None or fits_base(entry.version.facts["base"], fits)]
 
@@ -226,8 +228,3 @@ class Store:
                 self._publish(version, folder, (wanted.tag,) if wanted.tag else ())
             return version
         return Store(source, **options).push(reference, self._place)
-
-
-def _known(name: str) -> str:
-    check_name(name)
-    return name

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from foreword.errors import ConfigError, PrefixFormatError
+from foreword.errors import ConfigError, PrefixFormatError, StorageError
 from foreword.files import Unreadable, remove_folder, write_text, writing
 from foreword.folders import clear_inside, fsync, is_at, locked, settle, temporary_folder
 from foreword.versions import tags as tag_objects
@@ -45,6 +45,10 @@ class LocalPlace(Place):
     def version(self, name: str, digest: str) -> Version:
         if digest not in self.digests(name):
             raise self.unknown(Reference(name, digest=digest), [])
+        return self._named(name, digest)
+
+    def _named(self, name: str, digest: str) -> Version:
+        """Return what version.json says. Raises `PrefixFormatError`, also for a version of another name."""
         version = read_version(self._version(name, digest))
         if version.name != name:
             raise PrefixFormatError(f"{self._version(name, digest)} is a version of {version.name}; add it again")
@@ -84,7 +88,7 @@ class LocalPlace(Place):
     @contextmanager
     def reading(self, name: str, digest: str) -> Iterator[Path]:
         with self._held(name, digest) as folder:
-            self.version(name, digest)  # of this name
+            self._named(name, digest)
             yield folder
 
     @contextmanager
@@ -159,7 +163,7 @@ class LocalPlace(Place):
 
     def collect(self, name: str, keeps: Callable[[Version], bool], dry: bool) -> Iterator[tuple[str, str]]:
         for digest in self.digests(name):
-            if digest in self._tagged(name) or keeps(self.version(name, digest)):
+            if self.is_tagged(name, digest) or keeps(self.version(name, digest)):
                 continue
             if dry:
                 yield digest, "would be removed"
@@ -176,8 +180,7 @@ class LocalPlace(Place):
     def remove_version(self, name: str, digest: str) -> None:
         try:
             with self._held(name, digest, exclusive=True) as folder:
-                if tags := [tag for tag, found in self.tags(name).items() if found.digest == digest]:
-                    raise ConfigError("version", f"{name}@{digest[:12]} is {tags[0]}; move or remove the tag first")
+                self.require_untagged(name, digest)
                 remove_folder(folder)
         except BlockingIOError as error:
             raise ConfigError("version", f"{name}@{digest[:12]} is being read; try again later") from error
@@ -190,9 +193,6 @@ class LocalPlace(Place):
         folder.mkdir(parents=True, exist_ok=True)
         if folder.resolve() != self.root.resolve() / folder.relative_to(self.root):
             raise PrefixFormatError(f"{folder} lies behind a link, which a store does not follow; remove the link")
-
-    def _tagged(self, name: str) -> set[str]:
-        return {tag.digest for tag in self.tags(name).values()}
 
     def _folder(self, name: str, kind: str) -> Path:
         return self.root.joinpath(*parts_of(name, kind))
@@ -209,6 +209,4 @@ def _entries(folder: Path) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        with writing(folder):
-            raise error
-    return []
+        raise StorageError(f"{folder} can't be read: {error.strerror or error}; mend the rights") from error

@@ -7,13 +7,15 @@ used, so that nothing can come between.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 from foreword.errors import PrefixFormatError
 from foreword.files import FolderFiles, Unreadable
 from foreword.versions.inside import read_inside
 from foreword.versions.names import is_digest
-from foreword.versions.version import FILE, MOST, Version, parsed
+from foreword.versions.version import FILE, MOST, Stored, Version, parsed
 
 FOLDER = "versions"  # a version's folder lies in a folder of this name
 
@@ -28,8 +30,12 @@ class VersionFiles(FolderFiles):
         super().__init__(version / part)
         self._version, self._part = version, part
 
+    @cached_property
+    def _known(self) -> Mapping[str, Stored]:
+        return read_version(self._version).files
+
     def read(self, name: str, most: int) -> bytes:
-        known = read_version(self._version).files.get(f"{self._part}/{name}")
+        known = self._known.get(f"{self._part}/{name}")
         if known is None:
             raise Unreadable("is not named by its version")
         return checked(self._version, f"{self._part}/{name}", known.size, known.sha256, most)

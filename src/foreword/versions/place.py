@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from foreword.errors import ConfigError, TagConflictError, UnknownPrefixError
 from foreword.versions.names import Reference
@@ -103,6 +102,15 @@ class Place(ABC):
             raise self.unknown(reference, sorted(self.tags(reference.name)))
         return found[0]
 
+    def is_tagged(self, name: str, digest: str) -> bool:
+        """Return True if a tag means this version."""
+        return any(tag.digest == digest for tag in self.tags(name).values())
+
+    def require_untagged(self, name: str, digest: str) -> None:
+        """Raise `ConfigError` that names the tag which means this version."""
+        if tags := [tag for tag, found in self.tags(name).items() if found.digest == digest]:
+            raise ConfigError("version", f"{name}@{digest[:12]} is {tags[0]}; move or remove the tag first")
+
     def unknown(self, reference: Reference, tags: list[str]) -> UnknownPrefixError:
         """Return the error for a reference that is not there."""
         known = f"it has the tags {', '.join(tags[:8])}" if tags else "foreword store list shows what there is"
@@ -121,6 +129,3 @@ def require_expected(tag: Tag, current: str | None, expected: Expected) -> None:
 def parts_of(name: str, *more: str) -> tuple[str, ...]:
     """Return the components of a path in a place."""
     return (PREFIXES, *name.split("/"), *more)
-
-
-Options = dict[str, Any]

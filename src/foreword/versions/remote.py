@@ -138,7 +138,7 @@ class RemotePlace(Place):
         for digest in filter(is_digest, self._objects.names(*parts_of(name, VERSIONS))):
             mark = (GARBAGE, f"{digest}.mark")
             whole = FILE in self._objects.names(*parts_of(name, VERSIONS, digest))
-            if digest in self._tagged(name) or (whole and keeps(self.version(name, digest))):
+            if self.is_tagged(name, digest) or (whole and keeps(self.version(name, digest))):
                 self._objects.remove(*mark)
                 continue
             since = _marked(self._objects.read(*mark, most=100))
@@ -158,7 +158,7 @@ class RemotePlace(Place):
         parts = parts_of(name, VERSIONS, digest)
         data = self._objects.read(*parts, FILE, most=MOST)
         self._objects.remove(*parts, FILE)
-        if digest in self._tagged(name) and data is not None:
+        if data is not None and self.is_tagged(name, digest):
             self._objects.write(*parts, FILE, data=data)
             return "stays: a tag was moved to it"
         self._objects.remove(*parts)
@@ -166,8 +166,7 @@ class RemotePlace(Place):
 
     def remove_version(self, name: str, digest: str) -> None:
         self._version_file(name, digest)
-        if tags := [tag for tag, found in self.tags(name).items() if found.digest == digest]:
-            raise ConfigError("version", f"{name}@{digest[:12]} is {tags[0]}; move or remove the tag first")
+        self.require_untagged(name, digest)
         if self._removed(name, digest) != "removed":
             raise ConfigError("version", f"{name}@{digest[:12]} has a tag since now; move or remove the tag first")
 
@@ -178,9 +177,6 @@ class RemotePlace(Place):
         except PrefixFormatError as error:
             return [str(error)]
         return problems_in(version, lambda file, most: self._objects.read(*parts, *file.split("/"), most=most))
-
-    def _tagged(self, name: str) -> set[str]:
-        return {tag.digest for tag in self.tags(name).values()}
 
 
 def _marked(data: bytes | None) -> float | None:

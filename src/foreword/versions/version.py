@@ -64,15 +64,25 @@ class Version(Shown):
         return str(self.facts["name"])
 
     @property
+    def base_name(self) -> str:
+        """What its base is called: the name it was loaded by, or its architecture."""
+        base = self.facts["base"]
+        return str(base.get("source") or base.get("architecture"))
+
+    @property
     def has_head(self) -> bool:
         return "head/head.json" in self.files
 
     def _shown(self) -> tuple[str, dict[str, Any]]:
         facts = self.facts
         title = f"Version {self.name}@{self.digest[:12]}, {facts['bytes'] / 1000:,.0f} KB"
-        base = facts["base"].get("source") or facts["base"].get("architecture")
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in facts["metrics"].items()) or "none"
-        return title, {"base": base, "made by": facts["method"], "metrics": metrics, "created": f"{self.created:%c}"}
+        return title, {
+            "base": self.base_name,
+            "made by": facts["method"],
+            "metrics": metrics,
+            "created": f"{self.created:%c}",
+        }
 
 
 def described(folder: Path, facts: Mapping[str, Any]) -> Version:
