@@ -42,7 +42,7 @@ def test_classifier_example(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(foreword, "load", lambda name: tiny_base("bert"))
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {"foreword": foreword}
-    code = examples(PYTHON)[-1]
+    _, code = examples(PYTHON)[1:]
     exec(compile(code.replace("foreword.evaluate(", "found = foreword.evaluate("), str(README), "exec"), scope)  # noqa: S102
     assert 0 <= scope["found"] <= 100
 

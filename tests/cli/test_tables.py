@@ -156,7 +156,7 @@ def test_a_run_begins_from_the_prefix_of_another(folder, capsys) -> None:
     for number, start in enumerate(("run", "run/prefix")):
         assert execute(["train", *given, "--init-prefix", start, "--output", f"next{number}"]) == 0
     first, second = (json.loads(Path(f"next{n}/config.json").read_text())["init_prefix"] for n in (0, 1))
-    assert first == second == "run"
+    assert first == second == "run/prefix"
 
 
 def test_equal_layers_are_one_line_and_each_is_shown_on_demand(folder, capsys) -> None:
@@ -175,7 +175,7 @@ def test_layers_that_differ_are_told_apart(tmp_path, capsys) -> None:
 
 def test_show_takes_a_run_and_says_how_to_use_it(folder, capsys) -> None:
     text = said(capsys, "show", "run")
-    assert "use it: foreword generate --prefix run 'your input'" in text
+    assert "use it: foreword generate --prefix run/prefix 'your input'" in text
     assert re.search(r"learning rate +0\.25", text)
     assert re.search(r"training data +rows\.jsonl, 27 rows", text)
     assert re.search(r"validation loss +\d+\.\d{4} → \d+\.\d{4} after step \d", text)

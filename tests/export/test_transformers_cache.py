@@ -35,6 +35,7 @@ def test_transformers_alone_gives_the_same_tokens(kind, tmp_path) -> None:
     prefix, ids = trained_like(base, 7), torch.tensor([[5, 9, 11, 4]])
     usage = export_prefix(prefix, "transformers", tmp_path / "out")
     assert f"folder = {str(tmp_path / 'out')!r}" in usage
+    assert "{folder}/cache.safetensors" in usage
     with base.attach(prefix):
         expected = base.model.generate(ids, max_new_tokens=12, do_sample=False)[0, 4:].tolist()
     plain = base.model.generate(ids, max_new_tokens=12, do_sample=False)[0, 4:].tolist()
@@ -85,7 +86,7 @@ def test_what_a_cache_cannot_hold_is_refused(tmp_path) -> None:
         with pytest.raises(ExportError, match=reason):
             export_prefix(other, "transformers", tmp_path / "never")
         assert not (tmp_path / "never").exists()
-    with pytest.raises(ConfigError, match=r"to: 'gguf' is not known; choose from .*transformers"):
+    with pytest.raises(ConfigError, match="to: 'gguf' is not known; choose from transformers"):
         export_prefix(prefix, "gguf", tmp_path / "never")
     (tmp_path / "there").mkdir()
     with pytest.raises(ExportError, match="exists; name a new folder"):

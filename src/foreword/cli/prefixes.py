@@ -26,16 +26,18 @@ def prefix_folder(path: str) -> str:
     return common.hold(located(path))
 
 
-def how_to_use(folder: str, record: Mapping[str, Any], data: str | None = None, called: str | None = None) -> str:
+def how_to_use(folder: str, record: Mapping[str, Any], data: str | None = None, given: str | None = None) -> str:
     """Return a command that works when it is pasted.
 
-    data: a file of rows, for what has a trained head. called: what the user calls the prefix; None: its folder.
+    data: a file of rows, for what has a trained head. given: how the user named the prefix: a reference is kept.
     """
     from foreword.base.rendering import recorded_fields
     from foreword.store.usage import generate_command
+    from foreword.versions.finding import means_store
 
+    named = given if given is not None and means_store(given) else folder
     head = (Path(folder).absolute().parent / "head").is_dir()
-    return generate_command(called or folder, recorded_fields(record), head=head, data=data)
+    return generate_command(named, recorded_fields(record), head=head, data=data)
 
 
 class Prefixes:

@@ -36,7 +36,7 @@ def command(
     facts = _shape(loaded, manifest, folder) | _origin(loaded, folder) | _training(loaded, folder)
     common.out().print(prefix, soft_wrap=True)
     tables.print_facts(facts.items())
-    common.out().print(f"use it: {how_to_use(folder, loaded.record, called=prefix)}", soft_wrap=True)
+    common.out().print(f"use it: {how_to_use(folder, loaded.record, given=prefix)}", soft_wrap=True)
 
 
 def _shape(loaded: Prefix, manifest: dict[str, Any], folder: str) -> dict[str, Any]:

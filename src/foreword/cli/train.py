@@ -67,7 +67,17 @@ def _config(run: str | None, flags: dict[str, Any]) -> TrainConfig:
     if newer := sorted(set(saved) - set(known)):
         common.note(f"the run has settings of another version, which are ignored: {', '.join(newer)}")
     given = known | values | flags
+    if isinstance(start := given.get("init_prefix"), str):
+        given["init_prefix"] = _start(start)
     return build(TrainConfig, given, run or "flags")
+
+
+def _start(path: str) -> str:
+    """Return what the run's settings say of the prefix it begins from: its folder, or a reference to the store."""
+    from foreword.prefix.places import prefix_folder
+    from foreword.versions.finding import means_store
+
+    return path if means_store(path) else prefix_folder(path)
 
 
 def _recorded(run: Path) -> dict[str, Any]:
